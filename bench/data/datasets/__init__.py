@@ -1,0 +1,1 @@
+"""Dataset readers, one file a dataset; `bench.registry` finds them by file name."""

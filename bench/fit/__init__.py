@@ -1,0 +1,1 @@
+"""One trial (a fit) and the Tune search over many."""

@@ -1,0 +1,1 @@
+"""Frozen generative models, one file each; `bench.registry` finds them by file name."""

@@ -1,0 +1,1 @@
+"""What is measured: metrics, protocols and statistics as pure functions and torchmetrics classes."""
