@@ -1,0 +1,150 @@
+"""The generator contract: frozen networks that make targets from pictures and pictures from latents.
+
+A generator declares what it can encode (`targets`) and what it takes to render (`inputs`). A feature network is a
+generator without inputs. Weights are frozen: nothing here trains.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """One thing a generator makes from a stimulus.
+
+    Attributes:
+        shape: Shape of one target.
+        dtype: How target shards store it; encoders always receive float32.
+        needs: Which parts of a stimulus it is made from.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["float16", "float32"] = "float32"
+    needs: tuple[Literal["image", "captions", "labels"], ...] = ("image",)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One thing a generator takes to render.
+
+    Attributes:
+        shape: Shape of one input; `(3, H, W)` uint8 for pictures.
+        kind: A latent, or a picture (then any generator's output is a legal input).
+        oracle: The target that is this input's truth (rendering from it is the oracle control), or None.
+        required: Whether rendering needs it; a missing optional input means the generator's null value.
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["latent", "picture"] = "latent"
+    oracle: str | None = None
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Stimuli:
+    """A batch of stimuli to encode.
+
+    Attributes:
+        images: `(B, 3, H, W)` uint8, RGB.
+        captions: For each image its captions, possibly none.
+        labels: For each image its class label, possibly None.
+    """
+
+    images: torch.Tensor
+    captions: Sequence[Sequence[str]]
+    labels: Sequence[str | None]
+
+    def __post_init__(self) -> None:
+        n = self.images.shape[0]
+        if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
+            shape, dtype = tuple(self.images.shape), self.images.dtype
+            raise ValueError(f"images must be (B, 3, H, W) uint8, got {shape} {dtype}")
+        if len(self.captions) != n or len(self.labels) != n:
+            raise ValueError(f"{n} images, {len(self.captions)} captions, {len(self.labels)} labels")
+
+
+class Generator(abc.ABC):
+    """A frozen model: targets from stimuli, pictures from latents.
+
+    A module or package in this folder holds one public subclass; its file name is its name in recipes. A picture
+    depends on its own inputs and its own seed only: batch size, replica and order change nothing beyond float
+    tolerance.
+    """
+
+    version: ClassVar[int]
+    """Raised by hand whenever the same inputs give another output: part of the identity of targets and images."""
+
+    Options: ClassVar[type]
+    """Frozen dataclass of what a recipe may set (steps, strength, guidance)."""
+
+    targets: ClassVar[Mapping[str, TargetSpec]]
+    inputs: ClassVar[Mapping[str, InputSpec]] = {}
+
+    def __init__(self, options: Any, device: torch.device) -> None:  # noqa: ANN401 - each subclass names its own Options
+        """Load the frozen weights onto `device`.
+
+        Raises:
+            MissingWeightsError: If the weights are not there; the message says what to fetch and where to put it.
+        """
+        self.options = options
+        self.device = device
+
+    @classmethod
+    @abc.abstractmethod
+    def weights_digest(cls, options: Any) -> str:  # noqa: ANN401 - see __init__
+        """Return the sha256 of the weights these options use: it goes on the record and into identities."""
+
+    @abc.abstractmethod
+    def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Make targets.
+
+        Args:
+            stimuli: B stimuli.
+            names: Which of `targets`.
+            seeds: One a stimulus, for targets that are samples of a posterior.
+
+        Returns:
+            For each name `(B, *shape)` on the CPU, in the spec's dtype.
+        """
+
+    def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        """Make pictures.
+
+        Args:
+            inputs: For each input `(B, *shape)`.
+            seeds: One a picture; every random number of picture i comes from seed i.
+
+        Returns:
+            `(B, 3, H, W)` uint8 on the CPU.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a feature network: it renders nothing")
+
+    def constants(self) -> Mapping[str, torch.Tensor]:
+        """Return tensors lent to encoders (a concept bank); none by default."""
+        return {}
+
+    def loss(
+        self, inputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], seeds: Sequence[int]
+    ) -> torch.Tensor:
+        """Return a scalar loss, differentiable in `inputs` through the frozen network."""
+        raise NotImplementedError(f"{type(self).__name__} lends no loss")
+
+    def trace(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        layers: Sequence[str],
+        steps: Sequence[int],
+        seeds: Sequence[int],
+    ) -> Mapping[tuple[str, int], torch.Tensor]:
+        """Return hidden states while rendering, by (module name, denoising step)."""
+        raise NotImplementedError(f"{type(self).__name__} traces nothing")
+
+
+class MissingWeightsError(FileNotFoundError):
+    """Weights that are not on this machine; the message says what to fetch and where to put it."""
