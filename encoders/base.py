@@ -246,9 +246,7 @@ class Encoder(abc.ABC):
         """Number of fitted scalars, for the cost columns of the leaderboard."""
 
 
-def assemble(
-    blocks: Iterable[Mapping[str, Block]], heads: Sequence[Head], rows: int
-) -> dict[str, torch.Tensor]:
+def assemble(blocks: Iterable[Mapping[str, Block]], heads: Sequence[Head], rows: int) -> dict[str, torch.Tensor]:
     """Collect the blocks of `Encoder.predict` into whole heads.
 
     Args:
@@ -278,7 +276,5 @@ def assemble(
             covered[name][block.start : stop] += 1
     for name, count in covered.items():
         if not np.all(count == 1):
-            raise ValueError(
-                f"head {name!r}: {int((count != 1).sum())} of {count.size} targets not given exactly once"
-            )
+            raise ValueError(f"head {name!r}: {int((count != 1).sum())} of {count.size} targets not given exactly once")
     return {head.name: flat[head.name].reshape(rows, *head.shape) for head in heads}
