@@ -1,0 +1,60 @@
+"""How a stage joins Ray: an existing cluster where there is one, else a local one; authentication always explicit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+ROOT = Path(__file__).resolve().parent.parent
+EXCLUDED = [".git", ".venv", ".reconbench", "tests", "**/__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
+
+SETTINGS: Mapping[str, str] = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "10",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "250",
+}
+"""Settings of Ray the harness owns; a value set by the user wins. They are printed into the record."""
+
+
+def apply_settings() -> dict[str, str]:
+    """Set what the user left unset and return what is in force."""
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    return {key: os.environ[key] for key in SETTINGS}
+
+
+def in_job() -> bool:
+    """Say whether this process is the driver of a submitted Ray job, whose runtime environment is already set."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def connect(cpus: int | None = None, object_store_bytes: int | None = None) -> None:
+    """Join the cluster named by `RAY_ADDRESS` or the job, else start a local one. Idempotent within a process.
+
+    Args:
+        cpus: CPUs of a local cluster; None for all of this machine's.
+        object_store_bytes: Shared memory of a local cluster; None for Ray's choice.
+    """
+    apply_settings()
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
+    if not in_job():
+        workers_path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": workers_path}}
+        if os.environ.get("RAY_ADDRESS"):
+            options["runtime_env"] = {"working_dir": str(ROOT), "excludes": EXCLUDED}
+        else:
+            options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+            options["object_store_memory"] = object_store_bytes
+    ray.init(**options)

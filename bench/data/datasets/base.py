@@ -1,0 +1,115 @@
+"""The dataset contract: what a reader of one dataset's own files gives to `bench.prepare`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VoxelTable:
+    """The voxels of one subject that a voxel set selects, in the order of the betas' columns.
+
+    Attributes:
+        coordinates: `(V, 3)` int32 voxel indices on the NIfTI axes in canonical order (x, y, z with z fastest), or
+            `(V, 1)` vertex numbers.
+        ncsnr: `(V,)` float32 noise-ceiling SNR published with the betas; NaN where unknown.
+        labels: For each atlas `(V,)` int16 label numbers (-1 not cortex, 0 unlabelled, 1...N).
+    """
+
+    coordinates: np.ndarray
+    ncsnr: np.ndarray
+    labels: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SessionTrials:
+    """The trials of one session.
+
+    Attributes:
+        trial: `(T,)` 0-based trial of the subject over all sessions.
+        stimulus: `(T,)` 0-based stimulus; -1 where no picture was shown.
+        repeat: `(T,)` 0-based showing of that stimulus to that subject.
+        betas: `(T, V)` in the source's own dtype and scale.
+        bytes_read: Bytes read from the source.
+    """
+
+    trial: np.ndarray
+    stimulus: np.ndarray
+    repeat: np.ndarray
+    betas: np.ndarray
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """One stimulus: picture `(H, W, 3)` uint8 RGB, captions, class label, and whether all subjects were to see it."""
+
+    number: int
+    image: np.ndarray
+    captions: tuple[str, ...]
+    label: str | None
+    shared: bool
+
+
+class Dataset(abc.ABC):
+    """Reads one dataset's own layout. A module in this folder holds one public subclass; its file name is its name."""
+
+    version: ClassVar[int]
+    """Raised whenever the same files give other shards: part of the shards' digest."""
+
+    Options: ClassVar[type]
+    """Frozen dataclass: where the files are (`root`), which betas, space and voxel set, which subjects and sessions."""
+
+    terms: ClassVar[str]
+    """The dataset's terms of use in a sentence, shown before anything is fetched; "" where there are none."""
+
+    caption_source: ClassVar[str]
+    """Where the captions come from."""
+
+    scale: float
+    """Factor from stored betas to percent signal change."""
+
+    def __init__(self, options: Any) -> None:  # noqa: ANN401 - each subclass names its own Options
+        self.options = options
+
+    @abc.abstractmethod
+    def source(self) -> Mapping[str, Any]:
+        """Return what decides the shards' content: names, versions and digests, no paths."""
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> str:
+        """The shards' folder name before the digest: `<betas>.<space>.<voxelset>`."""
+
+    @abc.abstractmethod
+    def sessions(self) -> Sequence[tuple[int, int]]:
+        """Return the (subject, session) pairs to prepare, sorted; both count from 1.
+
+        Raises:
+            MissingDataError: If a session that was asked for has no file.
+        """
+
+    @abc.abstractmethod
+    def voxels(self, subject: int) -> VoxelTable:
+        """Return the voxels of a subject.
+
+        Raises:
+            BadDataError: If the voxel set selects none.
+        """
+
+    @abc.abstractmethod
+    def read_session(self, subject: int, session: int, voxels: VoxelTable) -> SessionTrials:
+        """Return the trials of a session, reading no more than the voxels need.
+
+        Raises:
+            BadDataError: If the betas' shape does not match the mask's volume or the design's trials.
+        """
+
+    @abc.abstractmethod
+    def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
+        """Yield the stimuli with these 0-based numbers, in this order."""
