@@ -1,0 +1,322 @@
+"""Recipes: one YAML file a published system, typed and checked before anything runs.
+
+A recipe says what is trained on which trials (`stages`), how repeats of a test picture are combined, which named steps
+follow the prediction (`post`), and how predictions become pictures (`render`, a small graph of generators). Its search
+space names options of its stages. Unknown keys are errors that offer the nearest.
+
+    name: tiny-ridge
+    stages:
+      - name: fit
+        encoder: ridge
+        heads:
+          latent: {target: tiny-diffusion.latent}
+    render:
+      out: {generator: tiny-diffusion, inputs: {latent: latent}}
+    search:
+      trials: 4
+      space:
+        fit.alpha: {loguniform: [1.0, 1.0e+5]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bench import options, registry
+from bench.errors import OptionError, UnknownNameError
+
+FOLDER = Path(__file__).resolve().parent / "recipes"
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """One target of a stage.
+
+    Attributes:
+        target: `<generator>.<target>`.
+        roi: ROI expression over the voxel set ("streams:early | prf-visualrois:hV4"), or None for all voxels.
+        take: First and one-past-last index on the target's first axis (`text[:15]` is `[0, 15]`), or None for all.
+    """
+
+    target: str
+    roi: str | None = None
+    take: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.target.count(".") != 1:
+            raise OptionError(f"a head's target is <generator>.<target>, got {self.target!r}")
+
+    @property
+    def generator(self) -> str:
+        """The generator that makes the target."""
+        return self.target.split(".")[0]
+
+    @property
+    def target_name(self) -> str:
+        """The target's name within its generator."""
+        return self.target.split(".")[1]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage.
+
+    Attributes:
+        encoder: Name of a file in `encoders/`.
+        name: The stage's name in search spaces and `init_from`.
+        options: Fields of the encoder's `Options`.
+        heads: What it predicts, by head name. Empty for self-supervised stages.
+        subjects: One fit a subject, or one fit over all subjects.
+        dataset: Name of the data set of shards (`--shards NAME=URI`), None for the sweep's own.
+        normalise: z-scoring of betas, always with statistics of training trials.
+        init_from: Name of the earlier stage whose state this one starts from.
+        gpus: Share of a GPU a fit takes where the cluster has GPUs; fits run on CPUs where it has none.
+    """
+
+    encoder: str
+    name: str = "fit"
+    options: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, HeadSpec] = field(default_factory=dict)
+    subjects: Literal["each", "joint"] = "each"
+    dataset: str | None = None
+    normalise: Literal["session", "subject", "none"] = "session"
+    init_from: str | None = None
+    gpus: float = 0.25
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the render graph: a generator, a blend of pictures, or a selection among samples.
+
+    Attributes:
+        generator: Name of a generator, for generator nodes.
+        options: Fields of the generator's `Options`.
+        inputs: For each of the generator's inputs the head or the earlier node that feeds it.
+        blend: Weights of earlier nodes' pictures, for blend nodes. Declared, so that the row is in the open division.
+    """
+
+    generator: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    blend: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.generator is None) == (self.blend is None):
+            raise OptionError("a render node has either a generator or a blend")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How configurations are tried.
+
+    Attributes:
+        space: For `stage.option` one of `{choice: [...]}`, `{uniform: [lo, hi]}`, `{loguniform: [lo, hi]}`,
+            `{randint: [lo, hi]}`.
+        trials: Configurations drawn; the first is the recipe's own values.
+        scheduler: `asha` stops poor fits early (encoders that report once are never stopped).
+        grace: Reports before a fit may be stopped.
+        reduction: A rung keeps one in this many.
+    """
+
+    space: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    trials: int = 1
+    scheduler: Literal["asha", "none"] = "asha"
+    grace: int = 2
+    reduction: int = 3
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise OptionError(f"search.trials is {self.trials}, at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A system from betas to pictures.
+
+    Attributes:
+        name: Its row on the leaderboard; the file's name.
+        title: A line for people.
+        source: Paper or code it follows.
+        stages: Training stages in order; predictions come from the last.
+        repeats: Showings of a test picture: betas averaged before prediction, predictions averaged, or each alone.
+        post: Named steps between prediction and rendering (`bench.predict.POST_STEPS`).
+        render: The render graph; its node `out` gives the pictures.
+        samples: Pictures a test picture, each with its own seed.
+        search: What is tried.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    render: dict[str, Node]
+    title: str = ""
+    source: str = ""
+    repeats: Literal["mean-before", "mean-after", "each"] = "mean-before"
+    post: tuple[str, ...] = ()
+    samples: int = 1
+    search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise OptionError(f"recipe {self.name!r} has no stages")
+        if "out" not in self.render:
+            raise OptionError(f"recipe {self.name!r}: the render graph has no node 'out', it has {sorted(self.render)}")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise OptionError(f"recipe {self.name!r}: two stages have one name: {names}")
+        for place, stage in enumerate(self.stages):
+            if stage.init_from is not None and stage.init_from not in names[:place]:
+                raise UnknownNameError("earlier stage", stage.init_from, names[:place], f"stage {stage.name!r}")
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of a name.
+
+        Raises:
+            UnknownNameError: If there is none.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UnknownNameError("stage", name, [s.name for s in self.stages], f"recipe {self.name!r}")
+
+    @property
+    def open_reasons(self) -> list[str]:
+        """Why the recipe belongs to the open division; empty for closed ones."""
+        return [f"render node {name!r} blends pictures" for name, node in self.render.items() if node.blend]
+
+    def render_order(self) -> Iterator[tuple[str, Node]]:
+        """Yield the nodes of the render graph, each after the nodes that feed it.
+
+        Raises:
+            UnknownNameError: If a node is fed by something that is neither a head nor a node.
+            OptionError: If nodes feed each other in a circle.
+        """
+        heads, done = set(self.stages[-1].heads), set[str]()
+        while len(done) < len(self.render):
+            ready = [n for n in self.render if n not in done and self._feeders(n) <= heads | done]
+            if not ready:
+                waiting = sorted(set(self.render) - done)
+                for feeder in sorted(set().union(*(self._feeders(n) for n in waiting))):
+                    if feeder not in heads and feeder not in self.render:
+                        raise UnknownNameError(
+                            "head or node", feeder, heads | set(self.render), f"render of {self.name!r}"
+                        )
+                raise OptionError(f"recipe {self.name!r}: render nodes {waiting} feed each other in a circle")
+            for name in ready:
+                done.add(name)
+                yield name, self.render[name]
+
+    def _feeders(self, node: str) -> set[str]:
+        """Return the heads and nodes that feed a node."""
+        return set(self.render[node].inputs.values()) | set(self.render[node].blend or {})
+
+
+def names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Recipe:
+    """Return a recipe, by the name of a shipped one or the path of a YAML file, fully checked.
+
+    Raises:
+        UnknownNameError: If there is no such recipe, or it has an unknown key, encoder, generator, target or input.
+        OptionError: If a value does not fit.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise UnknownNameError("recipe", name, names())
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path.name} is not YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise OptionError(f"{path.name} holds {type(content).__name__}, a mapping is needed")
+    recipe = _build({"name": path.stem, **content})
+    check(recipe)
+    return recipe
+
+
+def _build(content: Mapping[str, Any]) -> Recipe:
+    """Build the nested dataclasses, so that an unknown key is reported with the place it stands in."""
+    where = f"recipe {content['name']!r}"
+    parts = dict(content)
+    parts["stages"] = tuple(_build_stage(stage, where) for stage in _rows(parts.get("stages", []), f"{where}: stages"))
+    render = parts.get("render", {})
+    parts["render"] = {n: options.build(Node, node, f"{where}: render node {n!r}") for n, node in render.items()}
+    if "search" in parts:
+        parts["search"] = options.build(Search, parts["search"], f"{where}: search")
+    return options.build(Recipe, parts, where)
+
+
+def _build_stage(content: Mapping[str, Any], where: str) -> Stage:
+    """Build one stage and its heads."""
+    parts, place = dict(content), f"{where}: stage {content.get('name', 'fit')!r}"
+    heads = parts.get("heads", {})
+    parts["heads"] = {n: options.build(HeadSpec, head, f"{place}: head {n!r}") for n, head in heads.items()}
+    return options.build(Stage, parts, place)
+
+
+def _rows(value: Any, where: str) -> Sequence[Mapping[str, Any]]:  # noqa: ANN401 - unchecked YAML
+    """Return a list of mappings as it came.
+
+    Raises:
+        OptionError: If it is anything else.
+    """
+    if not isinstance(value, list) or not all(isinstance(row, Mapping) for row in value):
+        raise OptionError(f"{where} is a list of mappings, got {value!r}")
+    return value
+
+
+def check(recipe: Recipe) -> None:
+    """Compare a recipe with the encoders and generators that are there.
+
+    Raises:
+        UnknownNameError: If an encoder, option, generator, target, input or searched option does not exist.
+        OptionError: If an option's value does not fit, or a generator's required input is not fed.
+    """
+    for stage in recipe.stages:
+        encoder = registry.load("encoder", stage.encoder)
+        options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
+        for head in stage.heads.values():
+            targets = registry.load("generator", head.generator).targets
+            if head.target_name not in targets:
+                raise UnknownNameError("target", head.target_name, targets, f"generator {head.generator!r}")
+    for _, node in recipe.render_order():
+        if node.generator is not None:
+            _check_node(node, node.generator)
+    for key in recipe.search.space:
+        stage_name, _, option = key.partition(".")
+        encoder = registry.load("encoder", recipe.stage(stage_name).encoder)
+        if option not in encoder.Options.__dataclass_fields__:
+            raise UnknownNameError("option", option, encoder.Options.__dataclass_fields__, f"search space of {key!r}")
+
+
+def _check_node(node: Node, name: str) -> None:
+    """Compare a generator node with its generator; see `check`."""
+    generator = registry.load("generator", name)
+    options.build(generator.Options, node.options, f"options of generator {name!r}")
+    for key in node.inputs:
+        if key not in generator.inputs:
+            raise UnknownNameError("input", key, generator.inputs, f"generator {name!r}")
+    for key, spec in generator.inputs.items():
+        if spec.required and key not in node.inputs:
+            raise OptionError(f"generator {name!r} needs input {key!r}; the node gives {sorted(node.inputs)}")
+
+
+def with_options(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with some stage options changed.
+
+    Args:
+        recipe: The recipe.
+        values: New values by `stage.option`.
+    """
+    stages = []
+    for stage in recipe.stages:
+        mine = {k.partition(".")[2]: v for k, v in values.items() if k.partition(".")[0] == stage.name}
+        stages.append(replace(stage, options={**stage.options, **mine}))
+    return replace(recipe, stages=tuple(stages))
