@@ -1,0 +1,173 @@
+"""Which alpha a ridge regression uses: held-out error of every alpha from one factorisation, and the choice.
+
+All errors are exact for the factorised voxels: nothing is refitted. `d = s / (s + alpha)` are the shrinkage factors,
+`U` (n, r) the orthonormal coordinates of the training rows, `w = U'Y` (r, D) and the hat matrix with intercept is
+`H = 1/n + U diag(d) U'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+
+Scope = Literal["global", "per-target"]
+
+
+def gcv_errors(
+    eigenvalues: torch.Tensor, coordinates: torch.Tensor, variance: torch.Tensor, rows: int, alphas: Sequence[float]
+) -> torch.Tensor:
+    """Return generalised cross-validation scores (Golub, Heath & Wahba 1979).
+
+    `GCV = |Y - H Y|^2 / n / (1 - tr(H) / n)^2`, with the intercept in H.
+
+    Args:
+        eigenvalues: `(r,)`.
+        coordinates: `(r, D)` w.
+        variance: `(D,)` of the targets over the rows, divisor n.
+        rows: n.
+        alphas: A penalties.
+
+    Returns:
+        `(A, D)`, comparable with a mean squared error.
+    """
+    energy = coordinates.square()
+    outside = (variance * rows - energy.sum(dim=0)).clamp_min(0)
+    scores = []
+    for alpha in alphas:
+        kept = alpha / (eigenvalues + alpha)
+        residual = outside + kept.square() @ energy
+        freedom = 1 - (1 + (1 - kept).sum()) / rows
+        scores.append(residual / rows / freedom.clamp_min(torch.finfo(freedom.dtype).eps).square())
+    return torch.stack(scores)
+
+
+def loo_errors(
+    eigenvalues: torch.Tensor, left: torch.Tensor, targets: torch.Tensor, alphas: Sequence[float]
+) -> torch.Tensor:
+    """Return the mean squared error of leaving out each row, from `(y - Hy)_i / (1 - H_ii)` (Allen 1974).
+
+    Args:
+        eigenvalues: `(r,)`.
+        left: `(n, r)` U.
+        targets: `(n, D)` centred targets.
+        alphas: A penalties.
+
+    Returns:
+        `(A, D)`.
+    """
+    coordinates = left.T @ targets
+    energy = left.square()
+    scores = []
+    for alpha in alphas:
+        shrink = eigenvalues / (eigenvalues + alpha)
+        residual = targets - left @ (shrink[:, None] * coordinates)
+        rest = 1 - 1 / left.shape[0] - energy @ shrink
+        scores.append((residual / rest[:, None]).square().mean(dim=0))
+    return torch.stack(scores)
+
+
+def kfold_errors(
+    eigenvalues: torch.Tensor,
+    left: torch.Tensor,
+    targets: torch.Tensor,
+    folds: Sequence[torch.Tensor],
+    alphas: Sequence[float],
+) -> torch.Tensor:
+    """Return the mean squared error over held-out folds, from `(I - H_FF)^-1 (y - Hy)_F`.
+
+    This equals refitting slope and intercept without fold F; only the voxels' scale comes from all training rows.
+
+    Args:
+        eigenvalues: `(r,)`.
+        left: `(n, r)` U.
+        targets: `(n, D)` centred targets.
+        folds: Row numbers of each fold.
+        alphas: A penalties.
+
+    Returns:
+        `(A, D)`.
+    """
+    coordinates = left.T @ targets
+    scores = torch.zeros(len(alphas), targets.shape[1], dtype=targets.dtype, device=targets.device)
+    for fold in folds:
+        part = left[fold]
+        identity = torch.eye(len(fold), dtype=left.dtype, device=left.device)
+        for index, alpha in enumerate(alphas):
+            shrink = eigenvalues / (eigenvalues + alpha)
+            hat = 1 / left.shape[0] + (part * shrink) @ part.T
+            residual = targets[fold] - part @ (shrink[:, None] * coordinates)
+            scores[index] += torch.linalg.solve(identity - hat, residual).square().sum(dim=0)
+    return scores / left.shape[0]
+
+
+def heldout_errors(
+    eigenvalues: torch.Tensor,
+    projected: torch.Tensor,
+    cross: torch.Tensor,
+    targets: torch.Tensor,
+    alphas: Sequence[float],
+) -> torch.Tensor:
+    """Return the mean squared error on other trials.
+
+    Args:
+        eigenvalues: `(r,)`.
+        projected: `(N, r)` coordinates of those trials.
+        cross: `(r, D)` C.
+        targets: `(N, D)` their targets minus the training mean.
+        alphas: A penalties.
+
+    Returns:
+        `(A, D)`.
+    """
+    return torch.stack(
+        [(targets - (projected / (eigenvalues + alpha)) @ cross).square().mean(dim=0) for alpha in alphas]
+    )
+
+
+def folds_by_stimulus(stimuli: torch.Tensor, folds: int, seed: int) -> Iterator[torch.Tensor]:
+    """Yield the row numbers of each fold; all rows of a stimulus fall into one fold.
+
+    Repeats of a picture on both sides of a split would make small alphas look better than they are.
+
+    Args:
+        stimuli: `(n,)` stimulus of each row; negative ones stand alone.
+        folds: How many.
+        seed: Which stimuli go together.
+
+    Raises:
+        ValueError: If there are fewer stimuli than folds.
+    """
+    alone = -1 - torch.arange(stimuli.numel())
+    groups, members = torch.unique(torch.where(stimuli < 0, alone, stimuli), return_inverse=True)
+    if groups.numel() < folds:
+        raise ValueError(f"{folds} folds of {groups.numel()} training stimuli; at most one fold a stimulus is possible")
+    order = torch.randperm(groups.numel(), generator=torch.Generator().manual_seed(seed))
+    fold = torch.empty_like(order)
+    fold[order] = torch.arange(order.numel()) % folds
+    for number in range(folds):
+        yield (fold[members] == number).nonzero()[:, 0]
+
+
+def choose(errors: torch.Tensor, variance: torch.Tensor, alphas: Sequence[float], scope: Scope) -> torch.Tensor:
+    """Return the alpha of each target.
+
+    Args:
+        errors: `(A, D)` held-out errors.
+        variance: `(D,)` of the targets over training rows. A head's alpha minimises the mean of error / variance, so
+            that it maximises the mean R2 and no target counts more for its unit.
+        alphas: The A penalties.
+        scope: One alpha a head, or one a target.
+
+    Returns:
+        `(D,)` float64. Targets that do not vary get the largest alpha.
+    """
+    grid = torch.as_tensor(list(alphas), dtype=torch.float64, device=errors.device)
+    varies = variance > 0
+    if not varies.any():
+        return grid.max().expand(errors.shape[1]).clone()
+    if scope == "global":
+        relative = (errors[:, varies].double() / variance[varies].double()).mean(dim=1)
+        return grid[relative.argmin()].expand(errors.shape[1]).clone()
+    return torch.where(varies, grid[errors.argmin(dim=0)], grid.max())
