@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import yaml
 
-from bench import options, registry
+from bench import options, post, registry
 from bench.errors import OptionError, UnknownNameError
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
@@ -144,7 +144,7 @@ class Recipe:
         source: Paper or code it follows.
         stages: Training stages in order; predictions come from the last.
         repeats: Showings of a test picture: betas averaged before prediction, predictions averaged, or each alone.
-        post: Named steps between prediction and rendering (`bench.predict.POST_STEPS`).
+        post: Named steps between prediction and rendering (`bench.post.STEPS`).
         render: The render graph; its node `out` gives the pictures.
         samples: Pictures a test picture, each with its own seed.
         search: What is tried.
@@ -186,7 +186,9 @@ class Recipe:
     @property
     def open_reasons(self) -> list[str]:
         """Why the recipe belongs to the open division; empty for closed ones."""
-        return [f"render node {name!r} blends pictures" for name, node in self.render.items() if node.blend]
+        blends = [f"render node {name!r} blends pictures" for name, node in self.render.items() if node.blend]
+        leaky = [name for name in self.post if post.step(name).uses_test_statistics]
+        return blends + [f"post step {name!r} uses statistics of the test predictions" for name in leaky]
 
     def render_order(self) -> Iterator[tuple[str, Node]]:
         """Yield the nodes of the render graph, each after the nodes that feed it.
@@ -286,6 +288,8 @@ def check(recipe: Recipe) -> None:
             targets = registry.load("generator", head.generator).targets
             if head.target_name not in targets:
                 raise UnknownNameError("target", head.target_name, targets, f"generator {head.generator!r}")
+    for name in recipe.post:
+        post.step(name)
     for _, node in recipe.render_order():
         if node.generator is not None:
             _check_node(node, node.generator)

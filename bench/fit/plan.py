@@ -1,0 +1,145 @@
+"""What a fit is, before it runs: a description whose digest is its address.
+
+A trial of a sweep is one fit. The plan says everything that may change its state and nothing that may not, so two
+sweeps, recipes or machines that plan the same fit share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bench import options, registry
+from bench.data.splits import Split
+from bench.identity import digest
+from bench.recipe import HeadSpec, Recipe, Stage
+
+Control = Literal["none", "shuffled"]
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """One fit.
+
+    Attributes:
+        encoder: Name and version of the encoder.
+        options: All of its options, defaults filled in.
+        heads: For each head its spec and the content digest of its target shards.
+        subjects: Whose trials it sees.
+        shards: Content digest of the trial shards.
+        sessions: Sessions it may see, None for all.
+        split: The split's name, version and validation share.
+        normalise: z-scoring rule of the betas.
+        seed: Seed of the fit.
+        control: `shuffled` refits on permuted pairs.
+        parent: Address of the fit whose state it starts from, or None.
+    """
+
+    encoder: tuple[str, int]
+    options: dict[str, Any]
+    heads: dict[str, dict[str, Any]]
+    subjects: tuple[int, ...]
+    shards: str
+    sessions: tuple[int, ...] | None
+    split: dict[str, Any]
+    normalise: Literal["session", "subject", "none"]
+    seed: int
+    control: Control = "none"
+    parent: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The fit's content address."""
+        return digest({"fit": 1, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class DataDigests:
+    """Content addresses of what fits read.
+
+    Attributes:
+        shards: Content digest of the trial shards, for each dataset name (the sweep's own is "").
+        targets: Content digest of the target shards, by `<generator>.<target>`.
+    """
+
+    shards: Mapping[str, str]
+    targets: Mapping[str, str]
+
+
+def plan_stage(
+    stage: Stage,
+    subjects: Sequence[int],
+    data: DataDigests,
+    seed: int,
+    sessions: tuple[int, ...] | None = None,
+    control: Control = "none",
+    parent: FitPlan | None = None,
+) -> FitPlan:
+    """Return the plan of one fit of a stage.
+
+    Args:
+        stage: The recipe's stage, with the options of one configuration.
+        subjects: The subjects of this fit: one, or all for joint stages.
+        data: What it reads.
+        seed: Seed of the fit.
+        sessions: Sessions it may see, None for all.
+        control: Whether pairs are permuted.
+        parent: The fit it starts from.
+    """
+    encoder = registry.load("encoder", stage.encoder)
+    filled = options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
+    return FitPlan(
+        encoder=(stage.encoder, encoder.version),
+        options=asdict(filled),
+        heads={name: _head(spec, data) for name, spec in stage.heads.items()},
+        subjects=tuple(subjects),
+        shards=data.shards[stage.dataset or ""],
+        sessions=sessions,
+        split=asdict(Split()),
+        normalise=stage.normalise,
+        seed=seed,
+        control=control,
+        parent=parent.id if parent else None,
+    )
+
+
+def _head(spec: HeadSpec, data: DataDigests) -> dict[str, Any]:
+    """Return a head's part of the plan."""
+    return {**asdict(spec), "digest": data.targets[spec.target]}
+
+
+def plan_recipe(
+    recipe: Recipe,
+    subjects: Sequence[int],
+    data: DataDigests,
+    seed: int,
+    sessions: tuple[int, ...] | None = None,
+    control: Control = "none",
+) -> list[list[FitPlan]]:
+    """Return the fits of one configuration of a recipe, a list for each stage in order.
+
+    A stage with `subjects: each` has one fit a subject, a joint stage one fit over all; a fit starts from its parent
+    stage's fit of the same subject, or from the joint one.
+    """
+    planned: dict[str, list[FitPlan]] = {}
+    for stage in recipe.stages:
+        groups = [tuple(subjects)] if stage.subjects == "joint" else [(subject,) for subject in subjects]
+        planned[stage.name] = [
+            plan_stage(stage, group, data, seed, sessions, control, _parent(stage, group, planned)) for group in groups
+        ]
+    return [planned[stage.name] for stage in recipe.stages]
+
+
+def _parent(stage: Stage, group: tuple[int, ...], planned: Mapping[str, list[FitPlan]]) -> FitPlan | None:
+    """Return the earlier stage's fit that covers the group.
+
+    Raises:
+        ValueError: If no fit of that stage covers it (a joint stage cannot start from per-subject fits).
+    """
+    if stage.init_from is None:
+        return None
+    for plan in planned[stage.init_from]:
+        if set(group) <= set(plan.subjects):
+            return plan
+    raise ValueError(f"stage {stage.name!r}: no fit of stage {stage.init_from!r} covers subjects {group}")

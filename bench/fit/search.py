@@ -1,0 +1,305 @@
+"""The Tune search: every configuration of every recipe over every subject, each fit at most once.
+
+Configurations are drawn before anything runs, by a seeded generator, so a rerun draws the same ones; fits whose record
+exists are not started again. Tune places the fits, shares GPUs among them and stops poor ones; it is not asked for
+results.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from bench.errors import OptionError, ReconbenchError
+from bench.fit.plan import DataDigests, FitPlan, plan_recipe
+from bench.fit.schedule import GroupedScheduler
+from bench.fit.trial import FIT_RECORD, FitInputs, FitRecord, failed, read_fit, run_fit
+from bench.recipe import Recipe, Search, with_options
+from bench.storage import Folder
+
+METRIC = "validation_correlation"
+MAX_EPOCHS = 10_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One fit to be made, with what it belongs to.
+
+    Attributes:
+        recipe: Its recipe's name.
+        config: Number of its configuration, 0 for the recipe's own values.
+        values: The configuration, by `stage.option`.
+        stage: Place of its stage.
+        dataset: Name of the data set of shards it reads, "" for the sweep's own.
+        plan: The fit.
+        gpus: Share of a GPU it takes where there are GPUs.
+        search: The recipe's search.
+    """
+
+    recipe: str
+    config: int
+    values: dict[str, Any]
+    stage: int
+    dataset: str
+    plan: FitPlan
+    gpus: float
+    search: Search
+
+    @property
+    def group(self) -> str:
+        """Fits that compete with each other under a scheduler."""
+        return f"{self.recipe}/{self.stage}/{self.plan.subjects}/{self.plan.control}"
+
+
+@dataclass(frozen=True)
+class DataRefs:
+    """References to what fits read: trials by dataset name and subject, target tables by `<generator>.<target>`."""
+
+    subjects: Mapping[str, Mapping[int, Any]]
+    targets: Mapping[str, Any]
+    label_names: Mapping[str, Mapping[str, int]]
+
+
+def configurations(search: Search, seed: int) -> list[dict[str, Any]]:
+    """Return the configurations of a search: the recipe's own values (an empty change) first, then random draws.
+
+    Args:
+        search: The recipe's search.
+        seed: Same seed, same draws.
+
+    Raises:
+        OptionError: If a distribution is unknown or its bounds do not fit.
+    """
+    rng = np.random.RandomState(seed)
+    domains = {key: _domain(key, spec) for key, spec in sorted(search.space.items())}
+    drawn: list[dict[str, Any]] = [{}]
+    if not domains:
+        return drawn
+    for _ in range(search.trials - 1):
+        drawn.append({key: domain.sample(random_state=rng) for key, domain in domains.items()})
+    return drawn
+
+
+def _domain(key: str, spec: Mapping[str, list[Any]]) -> Any:  # noqa: ANN401 - one of Tune's domains
+    """Return Tune's domain of a distribution written in a recipe.
+
+    Raises:
+        OptionError: If it is not one of the known ones with the right bounds.
+    """
+    makers: dict[str, Callable[..., Any]] = {
+        "choice": lambda *values: tune.choice(list(values)),
+        "uniform": tune.uniform,
+        "loguniform": tune.loguniform,
+        "randint": tune.randint,
+    }
+    if len(spec) != 1 or next(iter(spec)) not in makers:
+        raise OptionError(f"search space of {key!r}: one of {sorted(makers)} is needed, got {dict(spec)}")
+    kind, bounds = next(iter(spec.items()))
+    if kind != "choice" and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+        raise OptionError(f"search space of {key!r}: {kind} needs [low, high] with low < high, got {bounds}")
+    return makers[kind](*bounds)
+
+
+def candidates(
+    recipe: Recipe, subjects: Sequence[int], data: DataDigests, seed: int, sessions: tuple[int, ...] | None = None
+) -> list[Candidate]:
+    """Return every fit of a recipe's search, earlier stages first."""
+    found = []
+    for number, values in enumerate(configurations(recipe.search, seed)):
+        chosen = with_options(recipe, values)
+        for place, plans in enumerate(plan_recipe(chosen, subjects, data, seed, sessions)):
+            for plan in plans:
+                stage = chosen.stages[place]
+                dataset = stage.dataset or ""
+                found.append(Candidate(recipe.name, number, values, place, dataset, plan, stage.gpus, recipe.search))
+    return found
+
+
+def run_candidates(
+    chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Callable[[int, str], None]
+) -> list[FitRecord]:
+    """Make every fit that has no record yet, stage by stage, and return the records of all.
+
+    Args:
+        chosen: The fits.
+        refs: What they read.
+        runs: The runs folder.
+        advance: Called with a count and a note as fits end.
+
+    Raises:
+        ReconbenchError: If every fit of a recipe failed; the message gives the first error.
+    """
+    for stage in sorted({candidate.stage for candidate in chosen}):
+        wave = {c.plan.id: c for c in chosen if c.stage == stage}
+        todo = [c for c in wave.values() if read_fit(runs, c.plan.id) is None]
+        advance(len(wave) - len(todo), "already recorded")
+        if todo:
+            _tune(todo, refs, runs, advance)
+    records = [read_fit(runs, candidate.plan.id) for candidate in chosen]
+    _refuse_all_failed(chosen, records)
+    return [record for record in records if record is not None]
+
+
+def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Callable[[int, str], None]) -> None:
+    """Run fits as plain Tune function trials on reused actors, then record those the scheduler stopped."""
+    by_id = {candidate.plan.id: candidate for candidate in todo}
+    trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=ray.put(by_id))
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    resources = tune.with_resources(
+        trainable, lambda config: tune.PlacementGroupFactory([_resources(by_id[config["fit"]], gpus)])
+    )
+    with tempfile.TemporaryDirectory(prefix="reconbench-tune-", ignore_cleanup_errors=True) as books:
+        _tuner(resources, by_id, _Progress(by_id, runs, advance), books).fit()
+
+
+def _tuner(
+    trainable: Any,  # noqa: ANN401 - what `tune.with_resources` returns
+    by_id: Mapping[str, Candidate],
+    callback: _Progress,
+    books: str,
+) -> tune.Tuner:
+    """Return the tuner of a wave.
+
+    Args:
+        trainable: The trial function with its resources.
+        by_id: The fits.
+        callback: Told of every trial that ends.
+        books: Where Tune keeps its own books; temporary, since nothing is read back from them.
+    """
+    return tune.Tuner(
+        trainable,
+        param_space={"fit": tune.grid_search(sorted(by_id, key=lambda i: (by_id[i].group, by_id[i].config)))},
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            scheduler=_scheduler(by_id),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+            max_concurrent_trials=None,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=books,
+            callbacks=[callback],
+            verbose=0,
+        ),
+    )
+
+
+def _resources(candidate: Candidate, gpus: bool) -> dict[str, float]:
+    """Return what one fit takes: one CPU, and its share of a GPU where there are any."""
+    return {"CPU": 1, "GPU": candidate.gpus} if gpus and candidate.gpus else {"CPU": 1}
+
+
+def _scheduler(by_id: Mapping[str, Candidate]) -> TrialScheduler:
+    """Return ASHA within each group whose recipe asks for it."""
+    searches = {candidate.group: candidate.search for candidate in by_id.values()}
+
+    def make(group: str) -> TrialScheduler:
+        search = searches[group]
+        if search.scheduler == "none":
+            return FIFOScheduler()
+        return AsyncHyperBandScheduler(
+            time_attr="training_iteration",
+            max_t=MAX_EPOCHS,
+            grace_period=search.grace,
+            reduction_factor=search.reduction,
+        )
+
+    return GroupedScheduler(lambda config: by_id[config["fit"]].group, make)
+
+
+def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Any) -> None:  # noqa: ANN401 - a Ray reference
+    """Run one fit inside Tune; write a failed record where it raises.
+
+    Raises:
+        Exception: Whatever the fit raised, after the record was written.
+    """
+    candidate: Candidate = ray.get(candidates)[config["fit"]]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    plan = candidate.plan
+    inputs = fetch(plan, candidate.dataset, refs)
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        tune.report({METRIC: metrics[METRIC], "step": step})
+
+    try:
+        record = run_fit(plan, inputs, runs, device, report)
+    except (ReconbenchError, ValueError, RuntimeError) as error:
+        (runs / "fits" / plan.id).write_json(FIT_RECORD, failed(plan, error))
+        raise
+    tune.report({METRIC: record.validation_correlation or 0.0, "step": -1})
+
+
+def fetch(plan: FitPlan, dataset: str, refs: DataRefs) -> FitInputs:
+    """Return what a fit reads; arrays are views of the node's shared memory."""
+    targets = {spec["target"]: ray.get(refs.targets[spec["target"]]) for spec in plan.heads.values()}
+    subjects = {subject: ray.get(refs.subjects[dataset][subject]) for subject in plan.subjects}
+    return FitInputs(subjects, targets, refs.label_names)
+
+
+class _Progress(tune.Callback):
+    """Tells the sweep of every ended trial, and records those the scheduler stopped."""
+
+    def __init__(self, by_id: Mapping[str, Candidate], runs: Folder, advance: Callable[[int, str], None]) -> None:
+        self._by_id = by_id
+        self._runs = runs
+        self._advance = advance
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """Record a stopped fit (it left no record of its own) and move the display on."""
+        candidate = self._by_id[trial.config["fit"]]
+        if read_fit(self._runs, candidate.plan.id) is None:
+            last = trial.last_result or {}
+            stopped = FitRecord(candidate.plan.id, "stopped", last.get(METRIC), int(last.get("training_iteration", 0)))
+            (self._runs / "fits" / candidate.plan.id).write_json(FIT_RECORD, stopped)
+        self._advance(1, f"{candidate.recipe} subject {candidate.plan.subjects} configuration {candidate.config}")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """Move the display on past a failed fit."""
+        candidate = self._by_id[trial.config["fit"]]
+        self._advance(1, f"{candidate.recipe} subject {candidate.plan.subjects} FAILED")
+
+
+def _refuse_all_failed(chosen: Sequence[Candidate], records: Sequence[FitRecord | None]) -> None:
+    """Stop where a recipe has no fit left to select from, for some subject and stage."""
+    for group in sorted({candidate.group for candidate in chosen}):
+        mine = [r for c, r in zip(chosen, records, strict=True) if c.group == group]
+        if not any(record is not None and record.status == "ok" for record in mine):
+            errors = [r.error for r in mine if r is not None and r.error]
+            reason = f"{errors[0]['type']}: {errors[0]['message']}" if errors else "no fit finished"
+            raise ReconbenchError(f"every fit of {group} failed; the first: {reason}")
+
+
+def select(chosen: Sequence[Candidate], records: Sequence[FitRecord]) -> dict[str, dict[int, Candidate]]:
+    """Return, for each recipe and subject, the last stage's fit with the best validation correlation.
+
+    Ties go to the lower configuration number. Stopped and failed fits are never selected.
+    """
+    by_id = {record.id: record for record in records}
+    last = {c.recipe: max(d.stage for d in chosen if d.recipe == c.recipe) for c in chosen}
+    best: dict[str, dict[int, Candidate]] = {}
+    for candidate in sorted(chosen, key=lambda c: -c.config):
+        record = by_id.get(candidate.plan.id)
+        if candidate.stage != last[candidate.recipe] or record is None or record.status != "ok":
+            continue
+        for subject in candidate.plan.subjects:
+            held = best.setdefault(candidate.recipe, {}).get(subject)
+            if held is None or _score(record) >= _score(by_id[held.plan.id]):
+                best[candidate.recipe][subject] = candidate
+    return best
+
+
+def _score(record: FitRecord) -> float:
+    """Return the score a fit is selected by; a fit without one loses to any that has one."""
+    return float("-inf") if record.validation_correlation is None else record.validation_correlation

@@ -1,0 +1,236 @@
+"""Stage `predict`: a fit gives the latents of the test set.
+
+    <runs>/predictions/<id>/head=<name>.parquet     subject, stimulus, repeat, sample, value (fixed-size binary)
+    <runs>/predictions/<id>/identity.json           written last: what was predicted from what, and the heads' shapes
+
+Only this stage and those after it open the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+if __name__ == "__main__" and not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from bench import cluster, options, post
+from bench.console import console, guard, parser, progress
+from bench.data.columns import from_column, to_column
+from bench.data.stream import SubjectTrials
+from bench.errors import BadDataError, MissingDataError
+from bench.fit.plan import FitPlan
+from bench.fit.subject_stream import TargetTable
+from bench.fit.trial import FitInputs, load_encoder, make_heads
+from bench.identity import digest
+from bench.storage import Folder
+from encoders.base import assemble
+
+IDENTITY = "identity.json"
+Repeats = Literal["mean-before", "mean-after", "each"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One set of predictions: one fit, one subject's test pictures.
+
+    Attributes:
+        plan: The fit.
+        subject: Whose betas.
+        test: The test stimuli, ascending.
+        repeats: Betas averaged over showings before prediction, predictions averaged after, or each showing alone.
+        samples: Predictions a row, each with its own seed (deterministic encoders repeat themselves).
+        post: Named steps that follow.
+    """
+
+    plan: FitPlan
+    subject: int
+    test: tuple[int, ...]
+    repeats: Repeats = "mean-before"
+    samples: int = 1
+    post: tuple[str, ...] = ()
+
+    def description(self) -> dict[str, Any]:
+        """Return what the content address is made of."""
+        return {
+            "predictions": 1,
+            "fit": self.plan.id,
+            "subject": self.subject,
+            "test": digest(list(self.test)),
+            "repeats": self.repeats,
+            "samples": self.samples,
+            "post": {name: post.step(name).version for name in self.post},
+        }
+
+    @property
+    def id(self) -> str:
+        """The content address."""
+        return digest(self.description())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What each row of a prediction is: `(N,)` stimulus, repeat (-1 for a mean) and sample."""
+
+    stimulus: np.ndarray
+    repeat: np.ndarray
+    sample: np.ndarray
+
+
+def predict(
+    predictions: Sequence[Prediction],
+    test: Mapping[int, Any],
+    train: Mapping[int, Any],
+    targets: Mapping[str, Any],
+    label_names: Mapping[str, Mapping[str, int]],
+    runs: Folder,
+    advance: Callable[[int, str], None],
+) -> list[Folder]:
+    """Predict in Ray tasks, skipping what is done; return the predictions' folders.
+
+    Args:
+        predictions: What to predict.
+        test: References to each subject's test trials.
+        train: References to each subject's training trials, for post steps.
+        targets: References to target tables by `<generator>.<target>`.
+        label_names: Label numbers by atlas and name.
+        runs: The runs folder.
+        advance: Called with a count and a note.
+    """
+    pending = {}
+    for job in predictions:
+        if (runs / "predictions" / job.id).exists(IDENTITY):
+            advance(1, "already predicted")
+            continue
+        tables = {spec["target"]: targets[spec["target"]] for spec in job.plan.heads.values()}
+        given = (job, test[job.subject], train[job.subject], label_names, runs)
+        pending[_predict.remote(*given, list(tables), *tables.values())] = job
+    while pending:
+        (done,), _ = ray.wait(list(pending), num_returns=1)
+        ray.get(done)
+        job = pending.pop(done)
+        advance(1, f"subject {job.subject}")
+    return [runs / "predictions" / job.id for job in predictions]
+
+
+@ray.remote(num_cpus=1)
+def _predict(
+    job: Prediction,
+    test: SubjectTrials,
+    train: SubjectTrials,
+    label_names: Mapping[str, Mapping[str, int]],
+    runs: Folder,
+    names: Sequence[str],
+    *tables: TargetTable,
+) -> None:
+    """Predict one subject's test rows and write them; the identity is written last."""
+    started = time.monotonic()
+    inputs = FitInputs({job.subject: test}, dict(zip(names, tables, strict=True)), label_names)
+    heads = make_heads(job.plan, inputs)
+    encoder = load_encoder(job.plan, runs)
+    voxels, stimulus, repeat = _test_rows(test, job)
+    parts = []
+    for sample in range(job.samples):
+        blocks = encoder.predict(torch.from_numpy(voxels), job.subject, job.plan.seed + sample)
+        parts.append(assemble(blocks, heads, len(voxels)))
+    folder, shapes = runs / "predictions" / job.id, {}
+    for head in heads:
+        values = np.stack([part[head.name].numpy() for part in parts], axis=1)  # (rows, samples, *shape)
+        values, rows = _averaged(values, stimulus, repeat, job.repeats)
+        spec = job.plan.heads[head.name]
+        truth = inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
+        values = _posted(values, truth, train, job.post)
+        folder.write_table(f"head={head.name}.parquet", _table(job.subject, rows, values))
+        shapes[head.name] = {"shape": list(head.shape), "dtype": "float32"}
+    described = {"id": job.id, "description": job.description(), "heads": shapes, "plan": asdict(job.plan)}
+    folder.write_json(IDENTITY, {**described, "rows": len(rows.stimulus), "seconds": time.monotonic() - started})
+
+
+def _test_rows(trials: SubjectTrials, job: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return normalised betas, stimulus and repeat of the rows to predict, ordered by stimulus, then repeat.
+
+    Raises:
+        BadDataError: If a test stimulus was not shown to the subject in these sessions.
+    """
+    rows = trials.rows("test")
+    rows = rows[np.isin(trials.stimulus[rows], job.test)]
+    rows = rows[np.lexsort((trials.repeat[rows], trials.stimulus[rows]))]
+    missing = sorted(set(job.test) - set(trials.stimulus[rows].tolist()))
+    if missing:
+        raise BadDataError(f"subject {job.subject} was not shown test stimuli {missing[:5]} ({len(missing)} in all)")
+    voxels, stimulus, repeat = trials.z(rows), trials.stimulus[rows], trials.repeat[rows]
+    if job.repeats == "mean-before":
+        distinct, inverse = np.unique(stimulus, return_inverse=True)
+        return _mean(voxels, inverse, len(distinct)), distinct, np.full(len(distinct), -1)
+    return voxels, stimulus, repeat
+
+
+def _mean(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Return `(groups, ...)` means of rows by group, as float32."""
+    total = np.zeros((groups, *values.shape[1:]), np.float64)
+    np.add.at(total, group, values)
+    count = np.bincount(group, minlength=groups).reshape(-1, *[1] * (values.ndim - 1))
+    return (total / count).astype(np.float32)
+
+
+def _averaged(
+    values: np.ndarray, stimulus: np.ndarray, repeat: np.ndarray, repeats: Repeats
+) -> tuple[np.ndarray, Rows]:
+    """Return `(N, *shape)` predictions and their rows from `(rows, samples, *shape)`."""
+    if repeats == "mean-after":
+        stimulus, inverse = np.unique(stimulus, return_inverse=True)
+        values, repeat = _mean(values, inverse, len(stimulus)), np.full(len(stimulus), -1)
+    n, samples = values.shape[:2]
+    rows = Rows(np.repeat(stimulus, samples), np.repeat(repeat, samples), np.tile(np.arange(samples), n))
+    return values.reshape(n * samples, *values.shape[2:]), rows
+
+
+def _posted(values: np.ndarray, truth: TargetTable, train: SubjectTrials, steps: Sequence[str]) -> np.ndarray:
+    """Return the predictions after the recipe's post steps."""
+    if not steps:
+        return values
+    flat = values.reshape(len(values), -1)
+    known = truth.of(np.unique(train.stimulus[train.rows("train")])).reshape(-1, flat.shape[1])
+    for name in steps:
+        flat = post.step(name).apply(flat, known)
+    return flat.reshape(values.shape).astype(np.float32)
+
+
+def _table(subject: int, rows: Rows, values: np.ndarray) -> pa.Table:
+    """Return the rows of one head's file."""
+    return pa.table(
+        {
+            "subject": pa.array(np.full(len(values), subject), pa.int32()),
+            "stimulus": pa.array(rows.stimulus, pa.int32()),
+            "repeat": pa.array(rows.repeat, pa.int8()),
+            "sample": pa.array(rows.sample, pa.int8()),
+            "value": to_column(values.reshape(len(values), -1)),
+        }
+    )
+
+
+def read_predictions(folder: Folder, head: str) -> tuple[pa.Table, np.ndarray]:
+    """Return a head's rows (subject, stimulus, repeat, sample) and its `(N, *shape)` float32 values.
+
+    Raises:
+        MissingDataError: If the predictions were never finished or have no such head.
+    """
+    if not folder.exists(IDENTITY):
+        raise MissingDataError(f"no {IDENTITY} in {folder}: not finished predictions")
+    heads = folder.read_json(IDENTITY)["heads"]
+    if head not in heads:
+        raise MissingDataError(f"predictions {folder.name} have heads {sorted(heads)}, not {head!r}")
+    table = folder.read_table(f"head={head}.parquet")
+    values = from_column(table["value"].combine_chunks(), np.dtype(heads[head]["dtype"]), tuple(heads[head]["shape"]))
+    return table.drop_columns(["value"]), values
