@@ -27,20 +27,29 @@ class VoxelTable:
 
 
 @dataclass(frozen=True)
-class SessionTrials:
-    """The trials of one session.
+class Trials:
+    """What was shown in one session.
 
     Attributes:
         trial: `(T,)` 0-based trial of the subject over all sessions.
         stimulus: `(T,)` 0-based stimulus; -1 where no picture was shown.
         repeat: `(T,)` 0-based showing of that stimulus to that subject.
-        betas: `(T, V)` in the source's own dtype and scale.
-        bytes_read: Bytes read from the source.
     """
 
     trial: np.ndarray
     stimulus: np.ndarray
     repeat: np.ndarray
+
+
+@dataclass(frozen=True)
+class SessionTrials(Trials):
+    """The trials of one session with their betas.
+
+    Attributes:
+        betas: `(T, V)` in the source's own dtype and scale.
+        bytes_read: Bytes read from the source.
+    """
+
     betas: np.ndarray
     bytes_read: int
 
@@ -65,10 +74,13 @@ class Dataset(abc.ABC):
     Options: ClassVar[type]
     """Frozen dataclass: where the files are (`root`), which betas, space and voxel set, which subjects and sessions."""
 
-    terms: ClassVar[str]
+    name: str
+    """The dataset's name on shards, records and boards; simulated data are never called like the real ones."""
+
+    terms: str
     """The dataset's terms of use in a sentence, shown before anything is fetched; "" where there are none."""
 
-    caption_source: ClassVar[str]
+    caption_source: str
     """Where the captions come from."""
 
     scale: float
@@ -81,6 +93,10 @@ class Dataset(abc.ABC):
     def source(self) -> Mapping[str, Any]:
         """Return what decides the shards' content: names, versions and digests, no paths."""
 
+    @abc.abstractmethod
+    def stimuli_source(self) -> Mapping[str, Any]:
+        """Return what decides pictures, captions and labels of a given stimulus number; no paths."""
+
     @property
     @abc.abstractmethod
     def label(self) -> str:
@@ -92,6 +108,18 @@ class Dataset(abc.ABC):
 
         Raises:
             MissingDataError: If a session that was asked for has no file.
+        """
+
+    @abc.abstractmethod
+    def trials(self, subject: int, session: int) -> Trials:
+        """Return what a session showed, from the design alone: no betas are read."""
+
+    @abc.abstractmethod
+    def reads(self, subject: int, session: int, voxels: int) -> tuple[str, int]:
+        """Return the file that `read_session` will read and how many of its bytes, for `voxels` voxels.
+
+        Raises:
+            MissingDataError: If there is no such file.
         """
 
     @abc.abstractmethod

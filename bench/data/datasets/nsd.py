@@ -1,0 +1,279 @@
+"""The Natural Scenes Dataset, real or simulated: volumes of single-trial betas (Allen et al. 2022)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.data import roi
+from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.nsd import atlases, layout, volumes
+from bench.data.nsd.design import Design, read_design
+from bench.data.nsd.stimuli import StimulusInfo, read_captions, read_images, read_info
+from bench.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
+from bench.identity import digest
+from bench.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+TERMS = (
+    "The Natural Scenes Dataset may be used under the NSD Terms and Conditions only, agreed to by a form on "
+    "naturalscenesdataset.org; its pictures are COCO's, each under its photographer's licence."
+)
+
+
+@dataclass(frozen=True)
+class NsdOptions:
+    """Where the files are and which of them to read.
+
+    Attributes:
+        root: Folder with `nsddata`, `nsddata_betas` and `nsddata_stimuli`.
+        betas: Beta version: `betas_assumehrf` (b1), `betas_fithrf` (b2) or `betas_fithrf_GLMdenoise_RR` (b3).
+        space: `func1pt8mm` or `func1mm`.
+        voxelset: ROI expression: the voxels that go into the shards.
+        subjects: Subjects from 1, or None for all that have betas.
+        sessions: Sessions from 1, or their number counted from the first, or None for all that have a file.
+        files: Read HDF5 or NIfTI betas; `auto` takes HDF5 where there is one. Both hold the same numbers.
+        captions: Read COCO's captions, or leave pictures without.
+        name: Name on shards and boards; "" for `nsd`, or `nsd-sim` where the root is a simulated NSD.
+    """
+
+    root: str
+    betas: str = "betas_fithrf_GLMdenoise_RR"
+    space: str = "func1pt8mm"
+    voxelset: str = "nsdgeneral"
+    subjects: tuple[int, ...] | None = None
+    sessions: tuple[int, ...] | int | None = None
+    files: Literal["auto", "hdf5", "nifti"] = "auto"
+    captions: bool = True
+    name: str = ""
+
+
+class Nsd(Dataset):
+    """Reads NSD's own files; see `bench.data.nsd` for the parts."""
+
+    version = 1
+    Options = NsdOptions
+    scale = volumes.SCALE
+
+    def __init__(self, options: NsdOptions) -> None:
+        super().__init__(options)
+        for kind, value, allowed in (("space", options.space, layout.SPACES), ("betas", options.betas, layout.BETAS)):
+            if value not in allowed:
+                raise UnknownNameError(kind, value, allowed, "options of dataset 'nsd'")
+        roi.parse(options.voxelset)
+        simulated = layout.local(options.root, "").joinpath(layout.SIMULATED).exists()
+        if simulated and options.name == "nsd":
+            raise OptionError(f"{options.root} is a simulated NSD: its name cannot be 'nsd', only the real one's")
+        self.name = options.name or ("nsd-sim" if simulated else "nsd")
+        self.terms = "" if simulated else TERMS
+        self.caption_source = "simulator" if simulated else "COCO 2017 annotations"
+        self._simulation = Folder.at(options.root).read_json(layout.SIMULATED) if simulated else None
+
+    @functools.cached_property
+    def design(self) -> Design:
+        """The experiment design, 0-based."""
+        return read_design(self._local(layout.DESIGN))
+
+    @functools.cached_property
+    def info(self) -> StimulusInfo:
+        """What is known of every picture."""
+        return read_info(self._local(layout.STIMULUS_INFO), self.design.shared)
+
+    @functools.cached_property
+    def label_names(self) -> dict[str, dict[str, int]]:
+        """For each atlas of any prepared subject its label names."""
+        subjects = sorted({subject for subject, _ in self.sessions()})
+        names = {atlas for s in subjects for atlas in atlases.names_of(self.options.root, s, self.options.space)}
+        return {atlas: atlases.read_names(self.options.root, subjects, atlas) for atlas in sorted(names)}
+
+    @property
+    def label(self) -> str:
+        """The shards' folder name before the digest."""
+        return f"{self.options.betas}.{self.options.space}.{roi.slug(self.options.voxelset)}"
+
+    def source(self) -> Mapping[str, Any]:
+        """Return what decides the shards' content; `label_names` serve ROI expressions at read time."""
+        chosen = self.sessions()
+        subjects = sorted({subject for subject, _ in chosen})
+        return {
+            **self._origin(),
+            "betas": self.options.betas,
+            "space": self.options.space,
+            "voxelset": roi.canonical(self.options.voxelset),
+            "sessions": {str(subject): [n for s, n in chosen if s == subject] for subject in subjects},
+            "voxels": {str(subject): _table_digest(self.voxels(subject)) for subject in subjects},
+            "label_names": self.label_names,
+        }
+
+    def stimuli_source(self) -> Mapping[str, Any]:
+        """Return what decides pictures and captions."""
+        return {**self._origin(), "captions": self.caption_source if self.options.captions else ""}
+
+    def _origin(self) -> dict[str, Any]:
+        simulation = "" if self._simulation is None else digest(self._simulation)
+        return {"reader": "nsd", "version": self.version, "design": self.design.digest, "simulation": simulation}
+
+    def _local(self, key: str) -> Path:
+        return layout.local(self.options.root, key)
+
+    def _betas_file(self, subject: int, session: int) -> tuple[str, Path]:
+        """Return kind and path of a session's betas.
+
+        Raises:
+            MissingDataError: If the session has none.
+        """
+        folder = layout.betas_folder(subject, self.options.space, self.options.betas)
+        kinds = ("hdf5", "nifti") if self.options.files == "auto" else (self.options.files,)
+        for kind in kinds:
+            path = Path(self.options.root) / layout.session_betas(folder, session, kind)
+            if path.exists():
+                return kind, path
+        names = " or ".join(layout.session_betas(folder, session, kind) for kind in kinds)
+        raise MissingDataError(f"no betas of subject {subject}, session {session}: {self.options.root} has no {names}")
+
+    def sessions(self) -> Sequence[tuple[int, int]]:
+        """Return the (subject, session) pairs to prepare, sorted.
+
+        Raises:
+            MissingDataError: If a session that was asked for, or one between two that are there, has no file.
+            OptionError: If the design has no such subject or session.
+        """
+        pairs = [(s, n) for s in sorted(set(self._subjects())) for n in self._sessions_of(s)]
+        for subject, session in pairs:
+            self.design.trials(subject, session)
+            self._betas_file(subject, session)
+        if not pairs:
+            raise MissingDataError(f"{self.options.root} has no betas {self.options.betas} in {self.options.space}")
+        return pairs
+
+    def _subjects(self) -> Sequence[int]:
+        """Return the subjects asked for, or all that have a betas folder."""
+        if self.options.subjects is not None:
+            return self.options.subjects
+        return [s for s in range(1, self.design.subjects + 1) if self._present(s)]
+
+    def _sessions_of(self, subject: int) -> Sequence[int]:
+        """Return the sessions asked for, or all up to the last that has a file."""
+        wanted = self.options.sessions
+        if isinstance(wanted, int):
+            return range(1, wanted + 1)
+        if wanted is not None:
+            return sorted(set(wanted))
+        if not self._present(subject):
+            raise MissingDataError(
+                f"{self.options.root} has no betas of subject {subject} in "
+                f"{layout.betas_folder(subject, self.options.space, self.options.betas)}"
+            )
+        return range(1, max(self._present(subject)) + 1)
+
+    def _present(self, subject: int) -> set[int]:
+        """Return the sessions of a subject that have a file of an allowed kind."""
+        folder = Path(self.options.root) / layout.betas_folder(subject, self.options.space, self.options.betas)
+        kinds = layout.SUFFIXES if self.options.files == "auto" else (self.options.files,)
+        numbers = range(1, self.design.sessions + 1)
+        return {n for n in numbers for kind in kinds if (folder / layout.session_betas(".", n, kind)).exists()}
+
+    def trials(self, subject: int, session: int) -> Trials:
+        """Return what a session showed, from the design alone; a simulated NSD may stop each session early.
+
+        Raises:
+            OptionError: If the design has no such subject or session.
+        """
+        shown = self.design.trials(subject, session)
+        made = None if self._simulation is None else int(self._simulation["trials_per_session"])
+        return Trials(shown.trial[:made], shown.stimulus[:made], shown.repeat[:made])
+
+    def reads(self, subject: int, session: int, voxels: int) -> tuple[str, int]:
+        """Return the betas file of a session and how many of its bytes are read.
+
+        Raises:
+            MissingDataError: If the session has none.
+        """
+        kind, path = self._betas_file(subject, session)
+        trials = len(self.trials(subject, session).trial)
+        needed = voxels * trials * volumes.DTYPE.itemsize if kind == "hdf5" else path.stat().st_size
+        return str(path), needed
+
+    def voxels(self, subject: int) -> VoxelTable:
+        """Return the voxels of the voxel set in canonical order, with ncsnr and the labels of all atlases.
+
+        Raises:
+            BadDataError: If the voxel set selects none.
+            UnknownNameError: If the subject has no such atlas, or the atlas no such label.
+        """
+        where = (self.options.root, subject, self.options.space)
+        coordinates, box = atlases.select(*where, self.options.voxelset, self.label_names)
+        labels = atlases.read_columns(*where, coordinates, box)
+        return VoxelTable(coordinates, self._ncsnr(subject, coordinates, box), labels)
+
+    def _ncsnr(self, subject: int, coordinates: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
+        """Return the published noise-ceiling SNR of voxels, NaN where the copy has no map."""
+        key = f"{layout.betas_folder(subject, self.options.space, self.options.betas)}/ncsnr.nii.gz"
+        path = Path(self.options.root) / key
+        if not path.exists():
+            logger.warning("no %s: the noise ceiling of subject %d is not known", path, subject)
+            return np.full(len(coordinates), np.nan, np.float32)
+        volume = volumes.read_map(path)
+        if volume.shape != box:
+            raise BadDataError(f"{path} has shape {volume.shape}, the voxel set's volumes have {box}")
+        return volume[tuple(coordinates.T)].astype(np.float32)
+
+    def _box(self, subject: int) -> tuple[int, ...]:
+        """Return the shape of a subject's volumes."""
+        atlas = roi.parse(self.options.voxelset).atlases[0]
+        return volumes.shape_of(self._local(layout.roi_volume(subject, self.options.space, atlas)))
+
+    def read_session(self, subject: int, session: int, voxels: VoxelTable) -> SessionTrials:
+        """Return the trials of a session with raw int16 betas (percent signal change x 300).
+
+        Raises:
+            BadDataError: If the betas do not match the mask's volume or the design's trials.
+            CorruptFileError: If the file is truncated.
+            MissingDataError: If the session has no file.
+        """
+        shown = self.trials(subject, session)
+        kind, path = self._betas_file(subject, session)
+        read = volumes.read_hdf5 if kind == "hdf5" else volumes.read_nifti
+        betas, bytes_read = read(path, voxels.coordinates, self._box(subject), len(shown.trial))
+        return SessionTrials(shown.trial, shown.stimulus, shown.repeat, betas, bytes_read)
+
+    def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
+        """Yield pictures with their captions, in the order of the numbers.
+
+        Raises:
+            MissingDataError: If a picture or its captions are missing.
+        """
+        for number, image in zip(numbers, read_images(self._local(layout.STIMULI), numbers), strict=True):
+            yield Stimulus(number, image, self._captions(number), None, bool(self.info.shared[number]))
+
+    def _captions(self, number: int) -> tuple[str, ...]:
+        """Return the captions of a picture by its COCO id."""
+        if not self.options.captions:
+            return ()
+        key = layout.captions(str(self.info.coco_split[number]))
+        if not (Path(self.options.root) / key).exists():
+            raise MissingDataError(
+                f"no {key} in {self.options.root}: NSD's bucket has no captions; unzip COCO's "
+                "annotations_trainval2017.zip there, or prepare with captions=false"
+            )
+        image = int(self.info.coco_id[number])
+        found = read_captions(self._local(key))
+        if image not in found:
+            raise MissingDataError(f"{self._local(key)} has no caption of COCO image {image} (picture {number})")
+        return found[image]
+
+
+def _table_digest(voxels: VoxelTable) -> str:
+    """Return the digest of a voxel table."""
+    total = hashlib.sha256(voxels.coordinates.astype("<i4").tobytes() + voxels.ncsnr.astype("<f4").tobytes())
+    for atlas, labels in sorted(voxels.labels.items()):
+        total.update(f"{atlas}\0".encode() + labels.astype("<i2").tobytes())
+    return total.hexdigest()[:16]

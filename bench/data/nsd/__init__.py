@@ -1,0 +1,1 @@
+"""The Natural Scenes Dataset's own layout: keys, experiment design, volumes and betas (Allen et al. 2022)."""

@@ -1,0 +1,115 @@
+"""NSD's ROI atlases: which a subject has, their volumes and the names of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.data import roi
+from bench.data.nsd import layout, volumes
+from bench.errors import BadDataError, CorruptFileError, UnknownNameError
+
+
+def names_of(root: str, subject: int, space: str) -> list[str]:
+    """Return the atlases in a subject's ROI folder; the files of single hemispheres belong to the same atlases.
+
+    Raises:
+        MissingDataError: If there is no such folder.
+    """
+    folder = layout.local(root, f"{layout.functional_folder(subject, space)}/roi")
+    names = {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}
+    return sorted(name for name in names if not name.startswith(("lh.", "rh.")))
+
+
+def read_names(root: str, subjects: Sequence[int], atlas: str) -> dict[str, int]:
+    """Return an atlas's labels by name: from the subjects' .ctab files, else fsaverage's, else the built-in ones.
+
+    Raises:
+        CorruptFileError: If a file is not a table of labels.
+        BadDataError: If subjects disagree.
+    """
+    found: dict[str, int] | None = None
+    for subject in (*subjects, None):
+        path = Path(root) / layout.label_names(subject, atlas)
+        if not path.exists() or (subject is None and found is not None):
+            continue
+        table = read_ctab(path)
+        if found is not None and table != found:
+            raise BadDataError(f"{path} names the labels of {atlas} unlike the files of subjects before it")
+        found = table
+    return dict(roi.BUILT_IN.get(atlas, {})) if found is None else found
+
+
+def read_ctab(path: Path) -> dict[str, int]:
+    """Return the labels above 0 of a `.mgz.ctab` file: lines of a number, blanks or tabs, and a name.
+
+    Raises:
+        CorruptFileError: If a line is something else.
+    """
+    table = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(None, 1)
+        if not fields:
+            continue
+        if len(fields) != 2 or not fields[0].isdecimal():
+            raise CorruptFileError(f"{path}: {line!r} is not a label number and a name")
+        if int(fields[0]) > 0:
+            table[fields[1].strip()] = int(fields[0])
+    return table
+
+
+def select(
+    root: str, subject: int, space: str, voxelset: str, names: Mapping[str, Mapping[str, int]]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the voxels of a voxel set and the shape of their volume.
+
+    Args:
+        root: The local copy.
+        subject: From 1.
+        space: Functional space.
+        voxelset: ROI expression.
+        names: Label names by atlas.
+
+    Returns:
+        `(V, 3)` int32 x, y, z in canonical order (z fastest), and `(X, Y, Z)`.
+
+    Raises:
+        BadDataError: If it selects no voxel, or volumes differ in shape.
+        UnknownNameError: If the subject has no such atlas, or the atlas no such label.
+    """
+    allowed = [*names_of(root, subject, space), "brainmask"]
+    labels = {}
+    for atlas in roi.parse(voxelset).atlases:
+        if atlas not in allowed:
+            raise UnknownNameError("atlas", atlas, allowed, f"voxel set {voxelset!r} of {layout.subject_name(subject)}")
+        labels[atlas] = volumes.read_labels(layout.local(root, layout.roi_volume(subject, space, atlas)))
+    shapes = {atlas: volume.shape for atlas, volume in labels.items()}
+    if len(set(shapes.values())) > 1:
+        raise BadDataError(f"the ROI volumes of {layout.subject_name(subject)} differ in shape: {shapes}")
+    chosen = roi.mask(voxelset, labels, names)
+    if not chosen.any():
+        raise BadDataError(
+            f"voxel set {voxelset!r} selects no voxel of {layout.subject_name(subject)}: "
+            + "; ".join(f"{atlas} has labels {np.unique(volume[volume > 0])}" for atlas, volume in labels.items())
+        )
+    return np.argwhere(chosen).astype(np.int32), chosen.shape
+
+
+def read_columns(
+    root: str, subject: int, space: str, coordinates: np.ndarray, box: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Return for each of the subject's atlases the labels `(V,)` int16 of some voxels.
+
+    Raises:
+        BadDataError: If an atlas has another shape than `box`.
+    """
+    found = {}
+    for atlas in names_of(root, subject, space):
+        path = layout.local(root, layout.roi_volume(subject, space, atlas))
+        volume = volumes.read_labels(path)
+        if volume.shape != box:
+            raise BadDataError(f"{path} has shape {volume.shape}, the voxel set's volumes have {box}")
+        found[atlas] = volume[tuple(coordinates.T)]
+    return found

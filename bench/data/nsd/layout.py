@@ -1,0 +1,79 @@
+"""Where NSD keeps its files: the keys of its bucket, which are also the paths under a local copy's root.
+
+Subjects, sessions and runs count from 1 in every key. The simulator writes to the same keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.errors import MissingDataError, OptionError
+
+DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
+STIMULUS_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+SIMULATED = "simulated.json"
+"""Only a simulated NSD has this file: its presence, and nothing else, tells it from the real one."""
+
+SPACES = ("func1pt8mm", "func1mm")
+BETAS = ("betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR")
+SUFFIXES = {"hdf5": "hdf5", "nifti": "nii.gz"}
+
+
+def subject_name(subject: int) -> str:
+    """Return the name of a subject's folders: 1 is `subj01`."""
+    return f"subj{subject:02d}"
+
+
+def captions(split: str) -> str:
+    """Return the key of COCO's captions of a split (`train2017` or `val2017`); not in NSD's bucket."""
+    return f"nsddata_stimuli/stimuli/nsd/annotations/captions_{split}.json"
+
+
+def betas_folder(subject: int, space: str, betas: str) -> str:
+    """Return the folder of a subject's betas."""
+    return f"nsddata_betas/ppdata/{subject_name(subject)}/{space}/{betas}"
+
+
+def session_betas(folder: str, session: int, files: str) -> str:
+    """Return the key of a session's betas in a betas folder; `files` is `hdf5` or `nifti`."""
+    return f"{folder}/betas_session{session:02d}.{SUFFIXES[files]}"
+
+
+def functional_folder(subject: int, space: str) -> str:
+    """Return the folder of a subject's anatomical and ROI volumes in a functional space."""
+    return f"nsddata/ppdata/{subject_name(subject)}/{space}"
+
+
+def roi_volume(subject: int, space: str, atlas: str, hemisphere: str = "") -> str:
+    """Return the key of an atlas; `hemisphere` is "", `lh` or `rh`. `brainmask` lies beside the ROI folder."""
+    folder = functional_folder(subject, space)
+    if atlas == "brainmask":
+        return f"{folder}/brainmask.nii.gz"
+    return f"{folder}/roi/{hemisphere + '.' if hemisphere else ''}{atlas}.nii.gz"
+
+
+def label_names(subject: int | None, atlas: str) -> str:
+    """Return the key of an atlas's label names of a subject, or of fsaverage where `subject` is None."""
+    folder = "fsaverage" if subject is None else subject_name(subject)
+    return f"nsddata/freesurfer/{folder}/label/lh.{atlas}.mgz.ctab"
+
+
+def responses(subject: int) -> str:
+    """Return the key of a subject's behavioural responses."""
+    return f"nsddata/ppdata/{subject_name(subject)}/behav/responses.tsv"
+
+
+def local(root: str, key: str) -> Path:
+    """Return the path of a file under the root: the one place through which the reader reaches files.
+
+    Raises:
+        OptionError: If the root is not a folder on this machine.
+        MissingDataError: If there is no such file.
+    """
+    if "://" in root:
+        raise OptionError(f"the NSD reader needs a local folder, got {root!r}: copy the keys it names there first")
+    path = Path(root) / key
+    if not path.exists():
+        raise MissingDataError(f"no file {path} (NSD key {key})")
+    return path

@@ -1,0 +1,98 @@
+"""NSD's pictures, their captions and the facts of `nsd_stim_info_merged.csv`; rows are 0-based nsdIds."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from bench.errors import BadDataError, CorruptFileError, MissingDataError
+
+
+@dataclass(frozen=True)
+class StimulusInfo:
+    """What is known of every picture.
+
+    Attributes:
+        coco_id: `(73000,)` COCO image id.
+        coco_split: `(73000,)` `train2017` or `val2017`.
+        shared: `(73000,)` whether all subjects were to see it.
+    """
+
+    coco_id: np.ndarray
+    coco_split: np.ndarray
+    shared: np.ndarray
+
+
+def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
+    """Read `nsd_stim_info_merged.csv`.
+
+    Args:
+        path: The file.
+        shared: 0-based nsdIds of the shared pictures by the design file, to compare with `shared1000`.
+
+    Raises:
+        CorruptFileError: If it is not the table.
+        BadDataError: If its rows are not in the order of nsdId, or its shared pictures are not the design's.
+    """
+    needed = ["nsdId", "cocoId", "cocoSplit", "shared1000"]
+    try:
+        table = pd.read_csv(path, usecols=needed)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"{path} cannot be read as a table with {', '.join(needed)}: {error}") from None
+    if not np.array_equal(table["nsdId"], np.arange(len(table))):
+        raise BadDataError(f"{path}: nsdId must count the rows from 0")
+    flags = table["shared1000"].to_numpy(dtype=bool)
+    if not np.array_equal(np.flatnonzero(flags), np.sort(shared)):
+        raise BadDataError(
+            f"{path}: shared1000 marks {int(flags.sum())} pictures, not the {len(shared)} of the design's sharedix"
+        )
+    return StimulusInfo(table["cocoId"].to_numpy(), table["cocoSplit"].to_numpy(dtype=str), flags)
+
+
+@functools.lru_cache(maxsize=2)
+def read_captions(path: Path) -> dict[int, tuple[str, ...]]:
+    """Return the captions of each COCO image id, in the order of their annotation ids.
+
+    Raises:
+        CorruptFileError: If it is not a COCO captions file.
+    """
+    try:
+        annotations = json.loads(path.read_bytes())["annotations"]
+        found: dict[int, list[str]] = {}
+        for entry in sorted(annotations, key=lambda entry: entry["id"]):
+            found.setdefault(entry["image_id"], []).append(entry["caption"].strip())
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a COCO captions file: {error!r}") from None
+    return {image: tuple(captions) for image, captions in found.items()}
+
+
+def read_images(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield pictures `(H, W, 3)` uint8 RGB from `nsd_stimuli.hdf5`, in the order of the numbers.
+
+    Raises:
+        CorruptFileError: If the file is truncated or has no `imgBrick`.
+        BadDataError: If `imgBrick` is not `(N, H, W, 3)` uint8.
+        MissingDataError: If it has no such picture.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            brick = file.get("imgBrick")
+            if not isinstance(brick, h5py.Dataset):
+                raise CorruptFileError(f"{path} has no dataset 'imgBrick'; it holds {sorted(file) or 'nothing'}")
+            if brick.ndim != 4 or brick.shape[3] != 3 or brick.dtype != np.uint8:
+                raise BadDataError(
+                    f"{path}: imgBrick is {brick.shape} {brick.dtype}, NSD's is (73000, 425, 425, 3) uint8"
+                )
+            for number in numbers:
+                if not 0 <= number < brick.shape[0]:
+                    raise MissingDataError(f"{path} has pictures 0 to {brick.shape[0] - 1}, not {number}")
+                yield brick[number]
+    except OSError as error:
+        raise CorruptFileError(f"{path} cannot be read as HDF5: {error}") from None

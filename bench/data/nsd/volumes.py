@@ -1,0 +1,174 @@
+"""NSD's volumes: label and ncsnr maps whole, betas at the voxels of a mask only.
+
+Both beta files hold the same int16 numbers, percent signal change times 300: NIfTI on axes (x, y, z, trial), HDF5
+reversed, (trial, z, y, x), in chunks of one voxel. Reading a voxel's trials is cheap in HDF5, reading one trial of
+all voxels is not; NIfTI.gz can only be read from its start.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from bench.errors import BadDataError, CorruptFileError
+
+DTYPE = np.dtype("<i2")
+SCALE = 1 / 300
+
+
+def read_map(path: Path) -> np.ndarray:
+    """Return a 3-D volume `(X, Y, Z)` as it is stored.
+
+    Raises:
+        CorruptFileError: If it cannot be read as NIfTI.
+        BadDataError: If it is not 3-D.
+    """
+    try:
+        volume = np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj)
+    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
+    if volume.ndim != 3:
+        raise BadDataError(f"{path} has shape {volume.shape}; a volume of three axes (x, y, z) is needed")
+    return volume
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Return a volume's shape from its header alone.
+
+    Raises:
+        CorruptFileError: If it cannot be read as NIfTI.
+    """
+    try:
+        return tuple(nibabel.Nifti1Image.from_filename(path).shape)
+    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error) as error:
+        raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Return an ROI volume `(X, Y, Z)` as int16: -1 not cortex, 0 unlabelled, 1...N labels.
+
+    Raises:
+        CorruptFileError: If it cannot be read as NIfTI.
+        BadDataError: If it holds NaN, fractions, or numbers outside -1...32767.
+    """
+    volume = read_map(path)
+    unknown = int(np.isnan(volume).sum()) if volume.dtype.kind == "f" else 0
+    if unknown:
+        raise BadDataError(f"{path}: {unknown} voxels are NaN; label numbers (-1, 0, 1...) are needed")
+    labels = volume.astype(np.int16)
+    if np.any(labels != volume) or (labels.size and labels.min() < -1):
+        raise BadDataError(f"{path} goes from {volume.min()} to {volume.max()}; whole label numbers from -1 are needed")
+    return labels
+
+
+def read_hdf5(path: Path, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> tuple[np.ndarray, int]:
+    """Return the betas of some voxels from `betas_sessionNN.hdf5`.
+
+    Voxels are read in runs along x, each run once for all trials: never trial by trial.
+
+    Args:
+        path: The file.
+        coordinates: `(V, 3)` voxel indices x, y, z on the NIfTI axes, in any order.
+        box: `(X, Y, Z)` shape of the volume the coordinates were taken from.
+        trials: Trials of the session in the design.
+
+    Returns:
+        Raw `(trials, V)` int16 in the order of the coordinates, and the bytes read.
+
+    Raises:
+        CorruptFileError: If the file is truncated or has no `betas`.
+        BadDataError: If type or shape of `betas` are not what NSD has.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            betas = _betas_of(file, path)
+            _check_type(betas.dtype, path)
+            _check_shape(betas.shape, (trials, *box[::-1]), "(trials, z, y, x)", path)
+            return _read_runs(betas, coordinates), len(coordinates) * trials * DTYPE.itemsize
+    except (OSError, RuntimeError) as error:
+        raise CorruptFileError(f"{path} cannot be read as HDF5: {error}") from None
+
+
+def _betas_of(file: h5py.File, path: Path) -> h5py.Dataset:
+    """Return the dataset `betas` of a file."""
+    if not isinstance(file.get("betas"), h5py.Dataset):
+        raise CorruptFileError(f"{path} has no dataset 'betas'; it holds {sorted(file) or 'nothing'}")
+    return file["betas"]
+
+
+def _read_runs(betas: h5py.Dataset, coordinates: np.ndarray) -> np.ndarray:
+    """Read voxels in runs of neighbours along x, the fastest axis of the file."""
+    x, y, z = coordinates.T
+    order = np.lexsort((x, y, z))
+    x, y, z = x[order], y[order], z[order]
+    breaks = np.flatnonzero((np.diff(x) != 1) | (np.diff(y) != 0) | (np.diff(z) != 0)) + 1
+    rows = np.empty((len(order), betas.shape[0]), dtype=DTYPE)
+    for start, stop in zip(np.r_[0, breaks], np.r_[breaks, len(order)], strict=True):
+        rows[start:stop] = betas[:, z[start], y[start], x[start] : x[stop - 1] + 1].T
+    result = np.empty((betas.shape[0], len(order)), dtype=DTYPE)
+    result[:, order] = rows.T
+    return result
+
+
+def read_nifti(path: Path, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> tuple[np.ndarray, int]:
+    """Return the betas of some voxels from `betas_sessionNN.nii.gz`, decompressed as a stream.
+
+    Arguments, result and errors are those of `read_hdf5`; no more than one trial's volume is ever in memory.
+    """
+    try:
+        with gzip.open(path) as stream:
+            header = nibabel.Nifti1Header.from_fileobj(stream)
+            _check_header(header, (*box, trials), path)
+            stream.seek(int(header["vox_offset"]))
+            flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
+            result = _read_volumes(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
+    except (OSError, EOFError, zlib.error, HeaderDataError, WrapStructError) as error:
+        raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
+    return result, path.stat().st_size
+
+
+def _read_volumes(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: int, dtype: np.dtype) -> np.ndarray:
+    """Take the voxels at flat positions out of each trial's volume."""
+    result = np.empty((trials, len(flat)), dtype=DTYPE)
+    for trial in range(trials):
+        content = stream.read(voxels * dtype.itemsize)
+        if len(content) != voxels * dtype.itemsize:
+            raise EOFError(f"it ends in trial {trial + 1} of {trials}")
+        result[trial] = np.frombuffer(content, dtype)[flat]
+    return result
+
+
+def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], path: Path) -> None:
+    """Compare type, shape and scaling of a betas volume with NSD's."""
+    _check_type(header.get_data_dtype(), path)
+    _check_shape(header.get_data_shape(), expected, "(x, y, z, trials)", path)
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    # NIfTI: a slope of 0 means no scaling at all, and NSD writes 0 and 0; nibabel writes NaN for the same.
+    if (slope not in (0.0, 1.0) and not np.isnan(slope)) or (slope == 1.0 and intercept != 0.0):
+        raise BadDataError(f"{path} has scl_slope {slope}, scl_inter {intercept}; NSD's raw int16 betas have none")
+
+
+def _check_type(dtype: np.dtype, path: Path) -> None:
+    """Raise if betas are not int16."""
+    if dtype.kind != "i" or dtype.itemsize != 2:
+        raise BadDataError(f"{path} holds betas of {dtype}; NSD's volumes are int16 (percent signal change x 300)")
+
+
+def _check_shape(came: tuple[int, ...], expected: tuple[int, ...], axes: str, path: Path) -> None:
+    """Raise if betas have another shape than mask and design ask for, and say what is likely wrong."""
+    if tuple(came) == expected:
+        return
+    differing = [axes.strip("()").split(", ")[i] for i in range(4) if len(came) == 4 and came[i] != expected[i]]
+    hint = f" (differs in {', '.join(differing)})" if differing else ""
+    if sorted(came) == sorted(expected):
+        hint = ": the axes are in another order"
+    raise BadDataError(
+        f"{path} holds betas of shape {tuple(came)}, the mask and the design need {expected} {axes}{hint}"
+    )

@@ -1,0 +1,80 @@
+"""A small copy of NSD made of random numbers, written with the simulator's writers, for tests of the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.data.nsd import layout
+from bench.data.simulate import nsd_files, nsd_volumes
+from bench.data.simulate.design import Design, simulate_design
+
+BOX = (6, 8, 5)
+SPACE = "func1pt8mm"
+BETAS = "betas_fithrf_GLMdenoise_RR"
+PICTURES = 16
+STREAMS = ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal")
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What was written: volumes `(X, Y, Z)`, betas `(X, Y, Z, 750)` by subject and session, pictures by nsdId."""
+
+    root: Path
+    design: Design
+    volumes: dict[str, np.ndarray]
+    betas: dict[tuple[int, int], np.ndarray]
+    ncsnr: np.ndarray
+
+    def betas_path(self, subject: int, session: int, files: str) -> Path:
+        return self.root / layout.session_betas(layout.betas_folder(subject, SPACE, BETAS), session, files)
+
+
+def label_volume(rng: np.random.Generator, labels: int) -> np.ndarray:
+    """-1, 0 and every label, in no order that an axis mistake would leave unchanged."""
+    return rng.integers(-1, labels + 1, BOX).astype(np.int16)
+
+
+def write_copy(root: Path, sessions: dict[int, tuple[int, ...]], seed: int = 0) -> Copy:
+    rng = np.random.default_rng(seed)
+    design = simulate_design(seed)
+    nsd_files.write_design(root, design)
+    nsd_files.write_stimulus_info(root, design)
+    volumes = {"nsdgeneral": label_volume(rng, 1), "streams": label_volume(rng, 7)}
+    names = {"nsdgeneral": {"nsdgeneral": 1}, "streams": {name: i + 1 for i, name in enumerate(STREAMS)}}
+    ncsnr = rng.random(BOX).astype(np.float32)
+    ncsnr[rng.random(BOX) < 0.2] = np.nan
+    betas = {}
+    for subject, numbers in sessions.items():
+        for atlas, volume in volumes.items():
+            nsd_volumes.write_atlas(root, subject, SPACE, atlas, hemispheres(volume), names[atlas])
+        nsd_volumes.write_brain_mask(root, subject, SPACE, np.ones(BOX, bool))
+        known = np.argwhere(np.isfinite(ncsnr))
+        nsd_volumes.write_ncsnr(root, subject, SPACE, BETAS, ncsnr[np.isfinite(ncsnr)], known, BOX)
+        nsd_files.write_responses(root, design, subject, max(numbers), seed)
+        for session in numbers:
+            betas[subject, session] = rng.integers(-32768, 32768, (*BOX, 750)).astype("<i2")
+            folder = layout.betas_folder(subject, SPACE, BETAS)
+            nsd_volumes.write_betas(root / layout.session_betas(folder, session, "hdf5"), betas[subject, session])
+            nsd_volumes.write_nifti(
+                root / layout.session_betas(folder, session, "nifti"), betas[subject, session], SPACE
+            )
+    return Copy(root, design, volumes, betas, ncsnr)
+
+
+def hemispheres(volume: np.ndarray) -> dict[str, np.ndarray]:
+    left = np.arange(BOX[0])[:, None, None] < BOX[0] // 2
+    return {"": volume, "lh": np.where(left, volume, -1), "rh": np.where(left, -1, volume)}
+
+
+def write_pictures(copy: Copy, numbers: np.ndarray, size: int = PICTURES) -> dict[int, np.ndarray]:
+    """Random pictures and five captions each for some nsdIds."""
+    rng = np.random.default_rng(7)
+    numbers = np.sort(numbers)
+    pictures = {int(n): rng.integers(0, 256, (size, size, 3)).astype(np.uint8) for n in numbers}
+    nsd_files.write_stimuli(copy.root, iter([(numbers, np.stack([pictures[int(n)] for n in numbers]))]), size)
+    captions = {int(n): [f"picture {n}, sentence {i}" for i in range(5)] for n in numbers}
+    nsd_files.write_captions(copy.root, captions, copy.design.sharedix[0] - 1)
+    return pictures
