@@ -23,6 +23,7 @@ from bench.data.simulate.captions import captions
 from bench.data.simulate.drawing import draw, draw_batch
 
 __all__ = [
+    "FIRST_TRAINING_DESIGN",
     "Scene",
     "SceneObject",
     "attribute_names",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 STIMULUS_BITS = 24
+FIRST_TRAINING_DESIGN = 1_000_000
+"""Design seeds from here on belong to scenes that train a generator or a metric network; datasets stay below."""
 AIRBORNE = ("ball", "face", "bird")
 """Kinds that may float anywhere; the others stand below the horizon."""
 CANDIDATES = 6
