@@ -43,7 +43,13 @@ def parser(stage: str, summary: str, example: str) -> argparse.ArgumentParser:
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the example's line breaks and shows defaults."""
+    """Keeps the example's line breaks, and shows defaults where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Return an option's help; argparse calls this."""
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
 
 
 @contextlib.contextmanager

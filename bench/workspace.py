@@ -1,6 +1,6 @@
 """Opens what the stages after `prepare` work on: shards, their stimuli, target tables, as references for fits.
 
-    data = open_data(Folder.at("s3://lab/data/nsd/betas_fithrf_GLMdenoise_RR.func1pt8mm.nsdgeneral@0123456789abcdef"))
+data = open_data(Folder.at("s3://lab/data/nsd/betas_fithrf_GLMdenoise_RR.func1pt8mm.nsdgeneral@0123456789abcdef"))
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
-from bench.data.shards import Manifest, read_checked, read_manifest
+from bench.data.shards import MANIFEST, Manifest, read_checked, read_manifest
 from bench.data.splits import Split, SplitRole
 from bench.data.stream import Normalise, Query, load
 from bench.errors import MissingDataError
 from bench.fit.subject_stream import TargetTable
 from bench.identity import digest
 from bench.storage import Folder
-from bench.data.target_shards import find_targets, read_targets
+from bench.data.target_shards import read_targets
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def find_shards(data: Folder, dataset: str) -> list[Folder]:
     """Return the finished sets of trial shards of a dataset, by name."""
     folder = data / dataset
     names = [name for name in folder.names() if "@" in name and not name.startswith("stimuli@")]
-    return [folder / name for name in names if (folder / name).exists("manifest.json")]
+    return [folder / name for name in names if (folder / name).exists(MANIFEST)]
 
 
 def _stimuli(folder: Folder, manifest: Manifest, columns: Sequence[str]) -> pa.Table:
@@ -125,18 +125,27 @@ def pictures(data: Data, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
     return found
 
 
-def target_refs(data: Data, targets: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return references to target tables and their content digests, by `<generator>.<target>`.
+def target_refs(folders: Mapping[str, Folder]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return references to target tables and their content digests, by `<generator>.<target>`."""
+    refs = {name: ray.put(TargetTable(*read_targets(folder))) for name, folder in folders.items()}
+    return refs, {name: read_manifest(folder).content_digest for name, folder in folders.items()}
+
+
+def find_targets(data: Data, digests: Mapping[str, str]) -> dict[str, Folder]:
+    """Return the target shards with these content digests, by `<generator>.<target>`.
 
     Raises:
-        MissingDataError: If a target was not computed for these stimuli; run the targets stage.
+        MissingDataError: If a target is not there; run the targets stage.
     """
-    refs, digests = {}, {}
-    for name in sorted(set(targets)):
-        folder = find_targets(data.folder, name, data.stimuli_manifest.content_digest)
-        refs[name] = ray.put(TargetTable(*read_targets(folder)))
-        digests[name] = read_manifest(folder).content_digest
-    return refs, digests
+    folders = {}
+    for name, wanted in digests.items():
+        place = data.folder / "targets"
+        sets = [place / each for each in place.names() if each.startswith(f"{name}@")]
+        match = [s for s in sets if s.exists(MANIFEST) and read_manifest(s).content_digest == wanted]
+        if not match:
+            raise MissingDataError(f"no target shards {name} with content {wanted} in {place}; run the targets stage")
+        folders[name] = match[0]
+    return folders
 
 
 def tested_stimuli(test: Mapping[int, Any], limit: int | None = None) -> dict[int, tuple[int, ...]]:
@@ -154,7 +163,9 @@ def tested_stimuli(test: Mapping[int, Any], limit: int | None = None) -> dict[in
         return {subject: tuple(sorted(stimuli)) for subject, stimuli in seen.items()}
     common = sorted(set.intersection(*seen.values()))
     if len(common) < limit:
-        raise MissingDataError(f"{limit} test pictures were asked for; all subjects saw {len(common)} of the shared ones")
+        raise MissingDataError(
+            f"{limit} test pictures were asked for; all subjects saw {len(common)} of the shared ones"
+        )
     return {subject: tuple(common[:limit]) for subject in seen}
 
 

@@ -23,7 +23,7 @@ from bench.errors import OptionError, ReconbenchError
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
 from bench.fit.schedule import GroupedScheduler
 from bench.fit.trial import FIT_RECORD, FitInputs, FitRecord, failed, read_fit, run_fit
-from bench.recipe import Recipe, Search, with_options
+from bench.recipe import Recipe, Search, Stage, with_options
 from bench.storage import Folder
 
 METRIC = "validation_correlation"
@@ -39,7 +39,7 @@ class Candidate:
         config: Number of its configuration, 0 for the recipe's own values.
         values: The configuration, by `stage.option`.
         stage: Place of its stage.
-        dataset: Name of the data set of shards it reads, "" for the sweep's own.
+        data: Key of the trials it reads, see `data_key`.
         plan: The fit.
         gpus: Share of a GPU it takes where there are GPUs.
         search: The recipe's search.
@@ -49,7 +49,7 @@ class Candidate:
     config: int
     values: dict[str, Any]
     stage: int
-    dataset: str
+    data: str
     plan: FitPlan
     gpus: float
     search: Search
@@ -62,11 +62,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class DataRefs:
-    """References to what fits read: trials by dataset name and subject, target tables by `<generator>.<target>`."""
+    """References to what fits read.
+
+    Attributes:
+        subjects: Training and validation trials, by data key and subject.
+        targets: Target tables, by `<generator>.<target>`.
+        label_names: Label numbers by atlas and name.
+    """
 
     subjects: Mapping[str, Mapping[int, Any]]
     targets: Mapping[str, Any]
     label_names: Mapping[str, Mapping[str, int]]
+
+
+def data_key(stage: Stage) -> str:
+    """Return the key of the trials a stage reads: its dataset (empty for the sweep's own) and its z-scoring rule."""
+    return f"{stage.dataset or ''}:{stage.normalise}"
 
 
 def configurations(search: Search, seed: int) -> list[dict[str, Any]]:
@@ -119,8 +130,8 @@ def candidates(
         for place, plans in enumerate(plan_recipe(chosen, subjects, data, seed, sessions)):
             for plan in plans:
                 stage = chosen.stages[place]
-                dataset = stage.dataset or ""
-                found.append(Candidate(recipe.name, number, values, place, dataset, plan, stage.gpus, recipe.search))
+                key = data_key(stage)
+                found.append(Candidate(recipe.name, number, values, place, key, plan, stage.gpus, recipe.search))
     return found
 
 
@@ -228,7 +239,7 @@ def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Any
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     plan = candidate.plan
-    inputs = fetch(plan, candidate.dataset, refs)
+    inputs = fetch(plan, candidate.data, refs)
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         tune.report({METRIC: metrics[METRIC], "step": step})
@@ -241,10 +252,10 @@ def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Any
     tune.report({METRIC: record.validation_correlation or 0.0, "step": -1})
 
 
-def fetch(plan: FitPlan, dataset: str, refs: DataRefs) -> FitInputs:
+def fetch(plan: FitPlan, data: str, refs: DataRefs) -> FitInputs:
     """Return what a fit reads; arrays are views of the node's shared memory."""
     targets = {spec["target"]: ray.get(refs.targets[spec["target"]]) for spec in plan.heads.values()}
-    subjects = {subject: ray.get(refs.subjects[dataset][subject]) for subject in plan.subjects}
+    subjects = {subject: ray.get(refs.subjects[data][subject]) for subject in plan.subjects}
     return FitInputs(subjects, targets, refs.label_names)
 
 

@@ -1,0 +1,121 @@
+"""The main job: from raw files to a ranked leaderboard, every stage in order, each resumable.
+
+    python bench/sweep.py                                        the embedded default, nothing to download
+    python bench/sweep.py --shards s3://lab/data/nsd/...@... --recipes takagi,braid-mlp --runs s3://lab/runs/one
+    ray job submit -- python bench/sweep.py ...                  the same on a cluster
+
+Rerunning the same command continues where it stopped and repeats nothing that is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__" and not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench.console import console, guard, parser
+from bench.settings import DEFAULT_RECIPES, Settings
+from bench.storage import Folder, home
+
+SUMMARY = """Go from raw files to a ranked leaderboard.
+
+Without --shards the simulated NSD is written and prepared first, so the plain command needs nothing but this package.
+Stages: simulate, prepare, targets, fit (Ray Tune), predict, render (Ray Serve), score, leaderboard. Each also runs
+alone (`reconbench STAGE --help`). Results are addressed by what made them: a rerun repeats nothing that is finished."""
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as `1,2,5-8`.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not such a list.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,5-8")
+        found.extend(range(int(first), int(last or first) + 1))
+    return tuple(sorted(set(found)))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the stage."""
+    cli = parser("sweep", SUMMARY, "python bench/sweep.py --recipes tiny-ridge,tiny-knn --subjects 1,2 --trials 2")
+    work = cli.add_argument_group("what to run")
+    work.add_argument("--recipes", default=",".join(DEFAULT_RECIPES), help="shipped recipes or YAML files, by comma")
+    work.add_argument("--trials", type=int, help="configurations a recipe, instead of the recipes' own numbers")
+    work.add_argument("--subjects", type=numbers, help="subjects such as 1,2,5-8 (all)")
+    work.add_argument("--sessions", type=numbers, help="sessions such as 1-10 (all)")
+    work.add_argument("--seed", type=int, default=0, help="base seed of everything random")
+    data = cli.add_argument_group("data")
+    data.add_argument("--shards", help="a set of trial shards made by `prepare`: folder or s3://")
+    data.add_argument("--data", help="where simulated data and shards go ($RECONBENCH_HOME/data)")
+    data.add_argument("--preset", choices=("demo", "tiny"), default="demo", help="simulated NSD, without --shards")
+    data.add_argument("--runs", help="where results go: folder or s3:// ($RECONBENCH_HOME/runs/<preset or shards>)")
+    score = cli.add_argument_group("scoring")
+    score.add_argument("--protocol", default="scenes-1", help="protocol that ranks")
+    score.add_argument("--weights", help="folder of the protocol's network weights, where they are not shipped")
+    score.add_argument("--test-images", type=int, help="test pictures a subject (all shared ones that were shown)")
+    score.add_argument("--exact-images", type=int, help="pictures for the unranked mindeye2 table (12 in the demo)")
+    how = cli.add_argument_group("how to run (changes no result)")
+    how.add_argument("--batch-size", type=int, default=32, help="pictures a render request")
+    how.add_argument("--replicas", type=int, help="render replicas (one a GPU, else one)")
+    how.add_argument("--cpus", type=int, help="CPUs of a local cluster (all)")
+    how.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="continue what is in --runs; --no-resume refuses a folder that already holds results",
+    )
+    return cli
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    """Return the settings that arguments describe."""
+    shards = Folder.at(given.shards) if given.shards else None
+    exact = given.exact_images
+    if exact is None:
+        exact = 12 if given.preset == "demo" and shards is None else 0
+    return Settings(
+        recipes=tuple(name.strip() for name in given.recipes.split(",")),
+        runs=Folder.at(given.runs or home() / "runs" / (shards.name if shards else given.preset)),
+        data=Folder.at(given.data or home() / "data"),
+        shards=shards,
+        preset=given.preset,
+        subjects=given.subjects,
+        sessions=given.sessions,
+        trials=given.trials,
+        protocol=given.protocol,
+        weights=given.weights,
+        test_images=given.test_images,
+        exact_images=exact,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        replicas=given.replicas,
+        cpus=given.cpus,
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, sweep, print the board."""
+    given = arguments().parse_args(argv)
+    settings = settings_of(given)
+    from bench.flow import sweep  # after parsing: `--help` need not wait for torch and ray
+
+    board = sweep(settings, resume=given.resume)
+    board.show(console())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return its exit status."""
+    return guard(run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
