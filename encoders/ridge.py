@@ -6,8 +6,9 @@ wide head, because ridge treats targets independently. For the same reason scali
 so targets are only centred.
 
 Arithmetic: in float64 weights agree with scikit-learn's `Ridge` to 1e-8. In float32, which halves memory and suits
-GPUs, predictions agree with float64 to about 1e-4 of a target's standard deviation for alphas of at least 1e-4 times
-the largest eigenvalue of the Gram matrix; the published alphas are within that.
+GPUs, predictions agree with float64 to 1e-3 of a target's standard deviation for alphas of at least 1e-4 times the
+largest eigenvalue of the Gram matrix. Brain-Diffuser's are: with 8,859 trials of 15,724 z-scored voxels the trace is
+1.4e8.
 """
 
 from __future__ import annotations

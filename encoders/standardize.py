@@ -44,9 +44,9 @@ class RunningMoments:
         """Add a batch.
 
         Args:
-            values: `(B, ...)`; the trailing axes are flattened into columns.
+            values: `(B, V, ...)`; the trailing axes are flattened into columns.
         """
-        rows = values.reshape(values.shape[0], -1).double()
+        rows = values.flatten(1).double()
         if rows.shape[0] == 0:
             return
         mean = rows.mean(dim=0)
@@ -88,8 +88,8 @@ class RunningMoments:
     def constant(self) -> torch.Tensor:
         """Return which columns do not vary.
 
-        A column counts as constant where its deviation is below the rounding of its mean, so that a voxel outside the
-        brain is not taken for one whose signal is the rounding errors.
+        A column counts as constant where its deviation is below the float32 rounding of its mean, so that a voxel
+        outside the brain is not taken for one whose signal is the rounding errors.
 
         Returns:
             `(D,)` bool.

@@ -32,7 +32,7 @@ def write_state(
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for head in heads:
         for subject, columns in (head.columns or {}).items():
-            stored[f"columns/{head.name}/{subject}"] = torch.as_tensor(np.asarray(columns, dtype=np.int64))
+            stored[f"columns/{head.name}/{subject}"] = torch.from_numpy(np.array(columns, dtype=np.int64))
     save_file(stored, directory / TENSORS)
     document = {
         "encoder": encoder,
