@@ -64,24 +64,44 @@ class DatasetPart:
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of a protocol: how it is called, which way is better, its chance level, whether ranks count it."""
+    """One metric of a protocol.
+
+    Args:
+        name: Its name in results.
+        label: Its heading.
+        higher_is_better: Direction.
+        chance: Expected value over random pairings, where it is known beforehand.
+        ranked: Whether ranks count it; retrieval never counts.
+        kind: What sort of number it is ("pixel", "identification", "distance"); identification is shown in percent.
+    """
 
     name: str
     label: str
     higher_is_better: bool
     chance: float | None = None
     ranked: bool = True
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class ProtocolPart:
-    """How pictures became numbers: a protocol, its metrics in order, the sha256 of each weights file."""
+    """How pictures became numbers.
+
+    Args:
+        name: The protocol.
+        version: Its version; scores under older versions are superseded.
+        metrics: Its metrics, in the order of the table.
+        weights: sha256 by weights file; rows scored with other networks never share a table.
+        untrained: Whether the networks were random; such rows are never ranked.
+        summary: What the protocol is, in a sentence.
+    """
 
     name: str
     version: int
     metrics: tuple[Column, ...]
     weights: Mapping[str, str]
     untrained: bool
+    summary: str = ""
 
 
 @dataclass(frozen=True)

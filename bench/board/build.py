@@ -1,0 +1,107 @@
+"""`leaderboard.json`: a pure function of the records, byte for byte the same in whatever order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from bench.board import strict
+from bench.board.groups import Excluded, Group, group
+from bench.board.ranking import LEVEL, RESAMPLES, SEED, differences, standings
+from bench.board.rows import row
+from bench.identity import digest, plain
+from bench.record import Record
+
+SCHEMA = "reconbench/leaderboard"
+SCHEMA_VERSION = "1.0.0"
+UNTRAINED = "Untrained networks: numbers say nothing about quality; shown to exercise the pipeline."
+RULE = (
+    "Borda count over the ranked metrics of the protocol: in each metric a system gets one point for every system it "
+    "beats and half a point for a tie. Rank intervals come from a bootstrap over images and subjects; systems whose "
+    "rank intervals overlap share a rank. Retrieval and costs never count."
+)
+
+
+def build(records: Sequence[Record], samples: Mapping[str, pa.Table]) -> dict[str, Any]:
+    """Return the leaderboard as JSON data.
+
+    Args:
+        records: All records, in any order.
+        samples: Per-image tables by record id.
+
+    Raises:
+        BadDataError: If systems of one table were scored on other test images than their neighbours.
+        CorruptFileError: If what comes out does not follow its schema.
+    """
+    groups, excluded = group(records)
+    board = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "records": {"count": len(records), "digest": digest(sorted(record.id for record in records))},
+        "rule": {"text": RULE, "method": "borda", "resamples": RESAMPLES, "seed": SEED, "level": LEVEL},
+        "tables": [_table(members, samples) for members in groups],
+        "excluded": [_excluded(entry) for entry in excluded],
+        "published": [],
+    }
+    validate(board, "leaderboard.json")
+    return board
+
+
+def validate(board: Mapping[str, Any], where: str) -> None:
+    """Check a leaderboard against the schema that ships with the package.
+
+    Raises:
+        CorruptFileError: Naming the place and what is wrong there.
+    """
+    strict.check(board, strict.schema("leaderboard"), where)
+
+
+def _table(members: Group, samples: Mapping[str, pa.Table]) -> dict[str, Any]:
+    """Return one table: what its rows share, the rows in order, and the winner against the floors."""
+    first, ranked = members.rows[0], not members.key["untrained"]
+    places = standings(members.systems, samples) if ranked and members.systems else {}
+    systems = sorted(members.systems, key=lambda r: (*_place(places.get(r.id)), r.name, r.id))
+    rows = [row(record, members, places.get(record.id)) for record in (*systems, *members.leaky, *members.controls)]
+    return {
+        "id": members.id,
+        "ranked": ranked,
+        "heading": _heading(members) if ranked else f"{_heading(members)}. {UNTRAINED}",
+        "dataset": {
+            name: members.key[name] for name in ("content", "split", "split_version", "test_digest", "test_stimuli")
+        }
+        | {"name": members.key["dataset"]},
+        "protocol": plain(first.protocol),
+        "division": members.key["division"],
+        "subjects": list(members.key["subjects"]),
+        "rows": rows,
+        "comparisons": differences(systems[0], members.controls, samples) if places else [],
+    }
+
+
+def _place(standing: Any) -> tuple[float, float]:  # noqa: ANN401 - a Standing or None
+    """Sort by rank, within a shared rank by Borda points."""
+    return (standing.rank, -standing.borda) if standing else (0.0, 0.0)
+
+
+def _heading(members: Group) -> str:
+    """Return a table's title in words."""
+    key = members.key
+    many = len(key["subjects"])
+    people = f"subject {key['subjects'][0]}" if many == 1 else f"{many} subjects"
+    return f"{key['dataset']}, {key['protocol']}, {key['division']} division, {people}"
+
+
+def _excluded(entry: Excluded) -> dict[str, Any]:
+    """Return a record that does not compete."""
+    record = entry.record
+    return {
+        "record_id": record.id,
+        "name": record.name,
+        "dataset": record.dataset.name,
+        "protocol": record.protocol.name,
+        "kind": entry.kind,
+        "reason": entry.reason,
+        "evidence": plain(record.leakage) if entry.kind == "leaky" else [],
+    }

@@ -1,0 +1,82 @@
+"""`leaderboard.md`, made from `leaderboard.json` and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.board import text
+
+
+def markdown(board: Mapping[str, Any]) -> str:
+    """Return the leaderboard as GitHub-flavoured Markdown with a trailing newline."""
+    rule = board["rule"]
+    parts = ["# Leaderboard", f"{board['records']['count']} records (digest `{board['records']['digest']}`)."]
+    for table in board["tables"]:
+        parts += _table(table)
+    if board["excluded"]:
+        parts += ["## Not competing", _excluded(board["excluded"])]
+    parts += [
+        "## How to read this",
+        f"Values are means over subjects; ± is half of the bootstrap {rule['level']:.0%} interval. Arrows point to the "
+        "better side. Floors and ceilings do not compete. "
+        f"{text.escaped(rule['text'])} ({rule['resamples']} resamples, seed {rule['seed']}.)",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Mapping[str, Any]) -> list[str]:
+    """Return one table's heading, facts, rows and comparisons."""
+    columns = table["protocol"]["metrics"]
+    head = ["rank", "system", *(text.heading(column) for column in columns), "tried", "CPU", "GPU"]
+    rows = [_row(row, columns) for row in table["rows"]]
+    parts = [f"## {text.escaped(table['heading'])}", f"{text.escaped(text.summary(table))}.", grid(head, rows)]
+    for system, control, entries in text.verdicts(table):
+        parts += [_comparison(system, control, entries, columns)]
+    return parts
+
+
+def _row(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one row's cells."""
+    badge = text.BADGES.get(row["role"])
+    name = text.escaped(row["name"])
+    system = f"*{name}* ({badge})" if badge else f"**{name}**"
+    cells = [_score(row["metrics"][column["name"]], column) for column in columns]
+    spent = [text.seconds(row["costs"][kind]) for kind in ("cpu_seconds", "gpu_seconds")]
+    return [text.rank(row), system, *cells, str(row["configurations_tried"]), *spent]
+
+
+def _score(cell: Mapping[str, Any], column: Mapping[str, Any]) -> str:
+    """Return a value with half its interval."""
+    half = text.half_width(cell)
+    value = text.number(cell["value"], column)
+    return value if half is None else f"{value} ± {text.number(half, column)}"
+
+
+def _comparison(
+    system: str, control: str, entries: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return the winner's paired differences to one floor."""
+    labels = {column["name"]: text.heading(column) for column in columns}
+    rows = []
+    for entry in entries:
+        low, high = entry["interval"]
+        verdict = "better" if entry["better"] else "not shown to be better"
+        rows.append([labels[entry["metric"]], f"{entry['difference']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", verdict])
+    title = f"Paired differences, **{text.escaped(system)}** minus *{text.escaped(control)}*:"
+    return f"{title}\n\n{grid(['metric', 'difference', 'interval', 'verdict'], rows)}"
+
+
+def _excluded(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Return what does not compete, and why."""
+    rows = [
+        [text.escaped(entry["name"]), f"`{entry['record_id']}`", entry["kind"], text.escaped(entry["reason"])]
+        for entry in entries
+    ]
+    return grid(["system", "record", "why", "in detail"], rows)
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; cells must be escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,86 @@
+"""How numbers and names of the board are written, for Markdown and the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
+_DASH = "–"  # noqa: RUF001 - the typographic dash for "no number"
+BADGES = {"ceiling": "ceiling", "floor": "floor", "leaky": "leaky, not ranked"}
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown and the HTML made from it show letter by letter, on one line."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def number(value: float | None, column: Mapping[str, Any]) -> str:
+    """Return a metric's value: identification in percent, as papers print it; a dash where there is none."""
+    if value is None:
+        return _DASH
+    return f"{100 * value:.1f}%" if column["kind"] == "identification" else f"{value:.3f}"
+
+
+def rank(row: Mapping[str, Any]) -> str:
+    """Return a row's rank with its interval: `1`, `2 (2-3)`, or a dash."""
+    if row["rank"] is None:
+        return _DASH
+    low, high = row["rank_interval"]
+    return str(row["rank"]) if low == high else f"{row['rank']} ({low}-{high})"
+
+
+def heading(column: Mapping[str, Any]) -> str:
+    """Return a metric's heading with an arrow to its better side."""
+    return f"{column['label']} {'↑' if column['higher_is_better'] else '↓'}"
+
+
+def half_width(cell: Mapping[str, Any]) -> float | None:
+    """Return half the interval's width, in the metric's unit."""
+    if cell["interval"] is None:
+        return None
+    low, high = cell["interval"]
+    return float(high - low) / 2
+
+
+def seconds(value: float) -> str:
+    """Return a duration: `0.4 s`, `75 s`, `12 min`, `3.5 h`."""
+    if value < 120:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def count(value: float) -> str:
+    """Return a count with a unit prefix: `950`, `1.2 M`."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def summary(table: Mapping[str, Any]) -> str:
+    """Return in one sentence what a table was computed on."""
+    data, protocol = table["dataset"], table["protocol"]
+    people = subjects(table["subjects"])
+    split = f"split {data['split']} v{data['split_version']}"
+    rules = f"protocol {protocol['name']} v{protocol['version']}, {table['division']} division"
+    return f"{data['name']}, {data['test_stimuli']} test images of {people}, {split}, {rules}"
+
+
+def subjects(found: Sequence[int]) -> str:
+    """Return subjects in words: `subject 1`, `subjects 1-8`, `subjects 1, 2, 5, 7`."""
+    if len(found) == 1:
+        return f"subject {found[0]}"
+    if list(found) == list(range(found[0], found[-1] + 1)):
+        return f"subjects {found[0]}-{found[-1]}"
+    return f"subjects {', '.join(map(str, found))}"
+
+
+def verdicts(table: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Return the winner's comparisons by control: its name, the control's name, one entry a metric."""
+    names = {row["record_id"]: row["name"] for row in table["rows"]}
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in table["comparisons"]:
+        found.setdefault((entry["system"], entry["control"]), []).append(entry)
+    return [(names[system], names[control], entries) for (system, control), entries in found.items()]
