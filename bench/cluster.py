@@ -30,6 +30,10 @@ def apply_settings() -> dict[str, str]:
     """Set what the user left unset and return what is in force."""
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
+    if not ray.is_initialized():
+        # `import ray` has read the environment already; Ray itself rereads it so after it sets RAY_AUTH_MODE. Without
+        # this the head process sees the mode, this process does not, and a first start finds no token.
+        ray._raylet.Config.initialize("")
     return {key: os.environ[key] for key in SETTINGS}
 
 
