@@ -14,11 +14,15 @@ class UnknownNameError(ReconbenchError):
     """A name that is not among the allowed ones; the message offers the nearest."""
 
     def __init__(self, kind: str, name: str, allowed: Iterable[str], where: str = "") -> None:
-        names = sorted(allowed)
+        # Exceptions are pickled by their arguments: these four bring the error back from a Ray worker as it was.
+        super().__init__(kind, name, tuple(sorted(allowed)), where)
+
+    def __str__(self) -> str:
+        kind, name, names, where = self.args
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         place = f" in {where}" if where else ""
-        super().__init__(f"unknown {kind} {name!r}{place}.{hint} Allowed: {', '.join(names) or 'none'}.")
+        return f"unknown {kind} {name!r}{place}.{hint} Allowed: {', '.join(names) or 'none'}."
 
 
 class OptionError(ReconbenchError):

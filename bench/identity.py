@@ -25,6 +25,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any description
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
+        if len({str(key) for key in value}) < len(value):
+            raise TypeError(f"a description cannot hold a mapping with two keys that read the same: {list(value)!r}")
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (str, bool, int, float)) or value is None:
         return value

@@ -23,9 +23,11 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
     Raises:
         UnknownNameError: If a key is not a field.
-        OptionError: If a value has the wrong type or range, or a required field is missing.
+        OptionError: If it is no mapping, a value has the wrong type or range, or a required field is missing.
     """
     fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise OptionError(f"{where}: a mapping of {', '.join(sorted(fields))} is needed, got {values!r}")
     for key in values:
         if key not in fields:
             raise UnknownNameError("option", str(key), fields, where)

@@ -29,109 +29,11 @@ import yaml
 
 from bench import options, post, registry
 from bench.errors import OptionError, UnknownNameError
+from bench.recipe_parts import HeadSpec, Node, Search, Stage
+
+__all__ = ["HeadSpec", "Node", "Recipe", "Search", "Stage", "check", "load", "names", "with_options"]
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
-
-
-@dataclass(frozen=True)
-class HeadSpec:
-    """One target of a stage.
-
-    Attributes:
-        target: `<generator>.<target>`.
-        roi: ROI expression over the voxel set ("streams:early | prf-visualrois:hV4"), or None for all voxels.
-        take: First and one-past-last index on the target's first axis (`text[:15]` is `[0, 15]`), or None for all.
-    """
-
-    target: str
-    roi: str | None = None
-    take: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.target.count(".") != 1:
-            raise OptionError(f"a head's target is <generator>.<target>, got {self.target!r}")
-
-    @property
-    def generator(self) -> str:
-        """The generator that makes the target."""
-        return self.target.split(".")[0]
-
-    @property
-    def target_name(self) -> str:
-        """The target's name within its generator."""
-        return self.target.split(".")[1]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training stage.
-
-    Attributes:
-        encoder: Name of a file in `encoders/`.
-        name: The stage's name in search spaces and `init_from`.
-        options: Fields of the encoder's `Options`.
-        heads: What it predicts, by head name. Empty for self-supervised stages.
-        subjects: One fit a subject, or one fit over all subjects.
-        dataset: Name of the data set of shards (`--shards NAME=URI`), None for the sweep's own.
-        normalise: z-scoring of betas, always with statistics of training trials.
-        init_from: Name of the earlier stage whose state this one starts from.
-        gpus: Share of a GPU a fit takes where the cluster has GPUs; fits run on CPUs where it has none.
-    """
-
-    encoder: str
-    name: str = "fit"
-    options: dict[str, Any] = field(default_factory=dict)
-    heads: dict[str, HeadSpec] = field(default_factory=dict)
-    subjects: Literal["each", "joint"] = "each"
-    dataset: str | None = None
-    normalise: Literal["session", "subject", "none"] = "session"
-    init_from: str | None = None
-    gpus: float = 0.25
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of the render graph: a generator, a blend of pictures, or a selection among samples.
-
-    Attributes:
-        generator: Name of a generator, for generator nodes.
-        options: Fields of the generator's `Options`.
-        inputs: For each of the generator's inputs the head or the earlier node that feeds it.
-        blend: Weights of earlier nodes' pictures, for blend nodes. Declared, so that the row is in the open division.
-    """
-
-    generator: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
-    blend: dict[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.generator is None) == (self.blend is None):
-            raise OptionError("a render node has either a generator or a blend")
-
-
-@dataclass(frozen=True)
-class Search:
-    """How configurations are tried.
-
-    Attributes:
-        space: For `stage.option` one of `{choice: [...]}`, `{uniform: [lo, hi]}`, `{loguniform: [lo, hi]}`,
-            `{randint: [lo, hi]}`.
-        trials: Configurations drawn; the first is the recipe's own values.
-        scheduler: `asha` stops poor fits early (encoders that report once are never stopped).
-        grace: Reports before a fit may be stopped.
-        reduction: A rung keeps one in this many.
-    """
-
-    space: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    trials: int = 1
-    scheduler: Literal["asha", "none"] = "asha"
-    grace: int = 2
-    reduction: int = 3
-
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise OptionError(f"search.trials is {self.trials}, at least 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -195,9 +97,11 @@ class Recipe:
 
         Raises:
             UnknownNameError: If a node is fed by something that is neither a head nor a node.
-            OptionError: If nodes feed each other in a circle.
+            OptionError: If nodes feed each other in a circle, or a head and a node have one name.
         """
         heads, done = set(self.stages[-1].heads), set[str]()
+        if both := sorted(heads & set(self.render)):
+            raise OptionError(f"recipe {self.name!r}: {both} name both heads and render nodes")
         while len(done) < len(self.render):
             ready = [n for n in self.render if n not in done and self._feeders(n) <= heads | done]
             if not ready:
@@ -248,7 +152,7 @@ def _build(content: Mapping[str, Any]) -> Recipe:
     where = f"recipe {content['name']!r}"
     parts = dict(content)
     parts["stages"] = tuple(_build_stage(stage, where) for stage in _rows(parts.get("stages", []), f"{where}: stages"))
-    render = parts.get("render", {})
+    render = _mapping(parts.get("render", {}), f"{where}: render")
     parts["render"] = {n: options.build(Node, node, f"{where}: render node {n!r}") for n, node in render.items()}
     if "search" in parts:
         parts["search"] = options.build(Search, parts["search"], f"{where}: search")
@@ -258,7 +162,7 @@ def _build(content: Mapping[str, Any]) -> Recipe:
 def _build_stage(content: Mapping[str, Any], where: str) -> Stage:
     """Build one stage and its heads."""
     parts, place = dict(content), f"{where}: stage {content.get('name', 'fit')!r}"
-    heads = parts.get("heads", {})
+    heads = _mapping(parts.get("heads", {}), f"{place}: heads")
     parts["heads"] = {n: options.build(HeadSpec, head, f"{place}: head {n!r}") for n, head in heads.items()}
     return options.build(Stage, parts, place)
 
@@ -274,30 +178,57 @@ def _rows(value: Any, where: str) -> Sequence[Mapping[str, Any]]:  # noqa: ANN40
     return value
 
 
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:  # noqa: ANN401 - unchecked YAML
+    """Return a mapping as it came.
+
+    Raises:
+        OptionError: If it is anything else.
+    """
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{where} is a mapping from names, got {value!r}")
+    return value
+
+
 def check(recipe: Recipe) -> None:
     """Compare a recipe with the encoders and generators that are there.
 
     Raises:
         UnknownNameError: If an encoder, option, generator, target, input or searched option does not exist.
-        OptionError: If an option's value does not fit, or a generator's required input is not fed.
+        OptionError: If an option's value does not fit, a slice leaves its target, a generator's required input is
+            not fed, or a head is blended as if it were a picture.
     """
     for stage in recipe.stages:
         encoder = registry.load("encoder", stage.encoder)
         options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
         for head in stage.heads.values():
-            targets = registry.load("generator", head.generator).targets
-            if head.target_name not in targets:
-                raise UnknownNameError("target", head.target_name, targets, f"generator {head.generator!r}")
+            _check_head(head)
     for name in recipe.post:
         post.step(name)
-    for _, node in recipe.render_order():
+    for name, node in recipe.render_order():
         if node.generator is not None:
             _check_node(node, node.generator)
+        elif latents := sorted(set(node.blend or {}) - set(recipe.render)):
+            raise OptionError(f"render node {name!r} blends {latents}: heads, not pictures of earlier nodes")
+    _check_search(recipe)
+
+
+def _check_search(recipe: Recipe) -> None:
+    """Compare the search space with the options of the stages; see `check`."""
     for key in recipe.search.space:
         stage_name, _, option = key.partition(".")
         encoder = registry.load("encoder", recipe.stage(stage_name).encoder)
         if option not in encoder.Options.__dataclass_fields__:
             raise UnknownNameError("option", option, encoder.Options.__dataclass_fields__, f"search space of {key!r}")
+
+
+def _check_head(head: HeadSpec) -> None:
+    """Compare a head with its generator; see `check`."""
+    targets = registry.load("generator", head.generator).targets
+    if head.target_name not in targets:
+        raise UnknownNameError("target", head.target_name, targets, f"generator {head.generator!r}")
+    shape = targets[head.target_name].shape
+    if head.take is not None and head.take[1] > shape[0]:
+        raise OptionError(f"take {list(head.take)} leaves target {head.target!r} of shape {shape}")
 
 
 def _check_node(node: Node, name: str) -> None:
@@ -318,7 +249,12 @@ def with_options(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     Args:
         recipe: The recipe.
         values: New values by `stage.option`.
+
+    Raises:
+        UnknownNameError: If the recipe has no such stage.
     """
+    for key in values:
+        recipe.stage(key.partition(".")[0])
     stages = []
     for stage in recipe.stages:
         mine = {k.partition(".")[2]: v for k, v in values.items() if k.partition(".")[0] == stage.name}

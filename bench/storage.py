@@ -25,6 +25,7 @@ from bench.errors import CorruptFileError, MissingDataError, OptionError
 from bench.identity import canonical_json
 
 _CHUNK = 1 << 22
+_ASIDE = ".part"
 
 
 @functools.cache
@@ -124,7 +125,7 @@ class Folder:
                 stream.write(content)
             return
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(f"{target}.{uuid.uuid4().hex}.part")
+        aside = Path(f"{target}.{uuid.uuid4().hex}{_ASIDE}")
         try:
             aside.write_bytes(content)
             aside.replace(target)
@@ -140,7 +141,7 @@ class Folder:
         """
         try:
             return json.loads(self.read_bytes(name))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # of JSON, or of UTF-8
             raise CorruptFileError(f"{self.uri}/{name} is not JSON: {error}") from None
 
     def write_json(self, name: str, value: Any) -> None:  # noqa: ANN401 - any description
@@ -170,22 +171,34 @@ class Folder:
         return content.size, hashlib.sha256(content).hexdigest()
 
     def names(self) -> list[str]:
-        """Return the sorted names of what lies directly in the folder; empty where there is no folder."""
+        """Return the sorted names of what lies directly in the folder; empty where there is no folder.
+
+        What a killed process left half-written is not listed, here and in `files`.
+        """
         selector = pafs.FileSelector(self.path, allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        found = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(name for name in found if not name.endswith(_ASIDE))
 
     def files(self) -> Iterator[str]:
         """Yield the sorted paths, relative to the folder, of all files in it and below."""
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
         infos = self.filesystem.get_file_info(selector)
-        yield from sorted(i.path[len(self.path) + 1 :] for i in infos if i.type == pafs.FileType.File)
+        found = (i.path[len(self.path) + 1 :] for i in infos if i.type == pafs.FileType.File)
+        yield from sorted(name for name in found if not name.endswith(_ASIDE))
 
     def sha256(self, name: str) -> str:
-        """Return the sha256 of a file."""
+        """Return the sha256 of a file.
+
+        Raises:
+            MissingDataError: If it is not there.
+        """
         total = hashlib.sha256()
-        with self.filesystem.open_input_stream(self._file(name)) as stream:
-            while chunk := stream.read(_CHUNK):
-                total.update(chunk)
+        try:
+            with self.filesystem.open_input_stream(self._file(name)) as stream:
+                while chunk := stream.read(_CHUNK):
+                    total.update(chunk)
+        except FileNotFoundError:
+            raise MissingDataError(f"no file {self.uri}/{name}") from None
         return total.hexdigest()
 
     def upload(self, directory: Path) -> None:

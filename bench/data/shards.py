@@ -140,11 +140,13 @@ def read_manifest(folder: Folder) -> Manifest:
 
     Raises:
         MissingDataError: If there is none: the set is not there or was never finished.
-        CorruptFileError: If it is of another schema version.
+        CorruptFileError: If it is no manifest, or of another schema version.
     """
     if not folder.exists(MANIFEST):
         raise MissingDataError(f"no {MANIFEST} in {folder}: not a finished set of shards")
     content = folder.read_json(MANIFEST)
+    if not isinstance(content, dict) or not isinstance(content.get("files"), list):
+        raise CorruptFileError(f"{folder}/{MANIFEST} is not a manifest: a mapping with a list of files is needed")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise CorruptFileError(
             f"{folder}/{MANIFEST} has schema version {content.get('schema_version')}, this is {SCHEMA_VERSION}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
@@ -82,7 +83,7 @@ class Query:
         sessions: Which sessions, or None for all.
         split: The rule that gives trials their roles.
         roles: Roles to keep. Statistics always come from training trials, also where only test trials are kept.
-        normalise: z-scoring rule.
+        normalise: z-scoring rule; `none` gives percent signal change.
     """
 
     shards: Folder
@@ -157,9 +158,8 @@ class _SessionReader:
         table = pq.read_table(pa.BufferReader(read_checked(self.folder, entry)), partitioning=None)
         if table.num_rows != entry.rows:
             raise BadDataError(f"{self.folder}/{entry.path}: {table.num_rows} rows, its manifest says {entry.rows}")
-        betas = (
-            table["betas"].combine_chunks().cast(pa.large_binary())
-        )  # subjects differ in width, blocks share a schema
+        # Subjects differ in width, and the blocks of a dataset share a schema.
+        betas = table["betas"].combine_chunks().cast(pa.large_binary())
         rows = np.full(table.num_rows, 1, dtype=np.int32)
         return pa.table(
             {
@@ -183,18 +183,18 @@ def _subject_of(table: pa.Table) -> int:
 def _assemble(common: tuple[Query, Manifest, np.ndarray], subject: int, *tables: pa.Table) -> SubjectTrials:
     """Return one subject's trials from its session tables, with roles, statistics and the wanted rows."""
     query, manifest, shared = common
-    n_voxels = manifest.voxels[str(subject)]
     column = {
         name: np.concatenate([t[name].to_numpy() for t in tables])
         for name in ("trial", "stimulus", "repeat", "session")
     }
-    dtype = np.dtype(manifest.dtype)
-    betas = np.concatenate([_decode(t["betas"], dtype, n_voxels) for t in tables])
+    betas = np.concatenate([_decode(t["betas"], manifest, subject) for t in tables])
     role = query.split.roles(column["stimulus"], np.isin(column["stimulus"], shared))
     sessions = np.unique(column["session"])
     mean, scale = statistics(betas, column["session"], sessions, role == ROLES.index("train"), query.normalise)
+    if query.normalise == "none":
+        scale *= manifest.scale  # stored numbers to percent signal change
     keep = np.isin(role, [ROLES.index(r) for r in query.roles])
-    voxels = query.shards.read_table(voxels_path(subject))
+    voxels = _voxels(query.shards, manifest, subject)
     axes = [axis for axis in ("x", "y", "z", "vertex") if axis in voxels.column_names]
     return SubjectTrials(
         subject=subject,
@@ -209,9 +209,34 @@ def _assemble(common: tuple[Query, Manifest, np.ndarray], subject: int, *tables:
     )
 
 
-def _decode(column: pa.ChunkedArray, dtype: np.dtype, width: int) -> np.ndarray:
-    """Return `(T, width)` numbers from a large-binary column whose values have one length."""
-    return from_column(column.combine_chunks().cast(pa.binary(width * dtype.itemsize)), dtype, (width,))
+def _decode(column: pa.ChunkedArray, manifest: Manifest, subject: int) -> np.ndarray:
+    """Return a session's `(T, V)` numbers from a large-binary column.
+
+    Raises:
+        BadDataError: If a trial does not hold V numbers.
+    """
+    dtype, voxels = np.dtype(manifest.dtype), manifest.voxels[str(subject)]
+    width, values = voxels * dtype.itemsize, column.combine_chunks()
+    lengths = pc.unique(pc.binary_length(values)).to_pylist()
+    if lengths != [width]:
+        raise BadDataError(
+            f"shards {manifest.digest}: trials of subject {subject} hold {lengths} bytes; its {voxels} voxels of "
+            f"{dtype} make {width}"
+        )
+    return from_column(values.cast(pa.binary(width)), dtype, (voxels,))
+
+
+def _voxels(folder: Folder, manifest: Manifest, subject: int) -> pa.Table:
+    """Return a subject's voxel table, compared with the manifest.
+
+    Raises:
+        BadDataError: If it has another number of rows than the subject has voxels.
+    """
+    path, expected = voxels_path(subject), manifest.voxels[str(subject)]
+    table = pq.read_table(pa.BufferReader(read_checked(folder, manifest.entry(path))))
+    if table.num_rows != expected:
+        raise BadDataError(f"{folder}/{path}: {table.num_rows} voxels, the betas of subject {subject} have {expected}")
+    return table
 
 
 def statistics(
@@ -227,7 +252,8 @@ def statistics(
         rule: Statistics of each session, of all sessions together, or none (mean 0, scale 1).
 
     Returns:
-        Two `(S, V)` float32 arrays. The scale of a constant voxel is 0, so its z-score is 0.
+        Two `(S, V)` float32 arrays. The scale of a constant voxel is 0, so its z-score is 0; constant up to rounding
+        counts as constant.
 
     Raises:
         BadDataError: If a session has no training trial, or training betas hold NaN.
@@ -246,6 +272,8 @@ def statistics(
             raise BadDataError(
                 f"session {number}: {int((~np.isfinite(deviation)).sum())} voxels hold NaN in training trials"
             )
-        mean[row] = values.mean(axis=0)
-        scale[row] = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+        average = values.mean(axis=0)
+        varies = deviation > np.finfo(np.float32).eps * np.abs(average)
+        mean[row] = average
+        scale[row] = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
     return mean, scale

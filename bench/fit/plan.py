@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bench import options, registry
 from bench.data.splits import Split
+from bench.errors import UnknownNameError
 from bench.identity import digest
 from bench.recipe import HeadSpec, Recipe, Stage
 
@@ -86,6 +87,9 @@ def plan_stage(
         sessions: Sessions it may see, None for all.
         control: Whether pairs are permuted.
         parent: The fit it starts from.
+
+    Raises:
+        UnknownNameError: If a data set or target of the stage is not among what was opened.
     """
     encoder = registry.load("encoder", stage.encoder)
     filled = options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
@@ -94,7 +98,7 @@ def plan_stage(
         options=asdict(filled),
         heads={name: _head(spec, data) for name, spec in stage.heads.items()},
         subjects=tuple(subjects),
-        shards=data.shards[stage.dataset or ""],
+        shards=_named(data.shards, stage.dataset or "", "data set"),
         sessions=sessions,
         split=asdict(Split()),
         normalise=stage.normalise,
@@ -106,7 +110,14 @@ def plan_stage(
 
 def _head(spec: HeadSpec, data: DataDigests) -> dict[str, Any]:
     """Return a head's part of the plan."""
-    return {**asdict(spec), "digest": data.targets[spec.target]}
+    return {**asdict(spec), "digest": _named(data.targets, spec.target, "target")}
+
+
+def _named(digests: Mapping[str, str], name: str, kind: str) -> str:
+    """Return a digest by name; see `plan_stage`."""
+    if name not in digests:
+        raise UnknownNameError(kind, name, digests, "the sweep's data")
+    return digests[name]
 
 
 def plan_recipe(

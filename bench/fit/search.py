@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from bench.errors import OptionError, ReconbenchError
+from bench.errors import ReconbenchError
+from bench.fit.draws import configurations
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
 from bench.fit.schedule import GroupedScheduler
 from bench.fit.trial import FIT_RECORD, FitInputs, FitRecord, failed, read_fit, run_fit
@@ -80,46 +80,6 @@ def data_key(stage: Stage) -> str:
     return f"{stage.dataset or ''}:{stage.normalise}"
 
 
-def configurations(search: Search, seed: int) -> list[dict[str, Any]]:
-    """Return the configurations of a search: the recipe's own values (an empty change) first, then random draws.
-
-    Args:
-        search: The recipe's search.
-        seed: Same seed, same draws.
-
-    Raises:
-        OptionError: If a distribution is unknown or its bounds do not fit.
-    """
-    rng = np.random.RandomState(seed)
-    domains = {key: _domain(key, spec) for key, spec in sorted(search.space.items())}
-    drawn: list[dict[str, Any]] = [{}]
-    if not domains:
-        return drawn
-    for _ in range(search.trials - 1):
-        drawn.append({key: domain.sample(random_state=rng) for key, domain in domains.items()})
-    return drawn
-
-
-def _domain(key: str, spec: Mapping[str, list[Any]]) -> Any:  # noqa: ANN401 - one of Tune's domains
-    """Return Tune's domain of a distribution written in a recipe.
-
-    Raises:
-        OptionError: If it is not one of the known ones with the right bounds.
-    """
-    makers: dict[str, Callable[..., Any]] = {
-        "choice": lambda *values: tune.choice(list(values)),
-        "uniform": tune.uniform,
-        "loguniform": tune.loguniform,
-        "randint": tune.randint,
-    }
-    if len(spec) != 1 or next(iter(spec)) not in makers:
-        raise OptionError(f"search space of {key!r}: one of {sorted(makers)} is needed, got {dict(spec)}")
-    kind, bounds = next(iter(spec.items()))
-    if kind != "choice" and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-        raise OptionError(f"search space of {key!r}: {kind} needs [low, high] with low < high, got {bounds}")
-    return makers[kind](*bounds)
-
-
 def candidates(
     recipe: Recipe, subjects: Sequence[int], data: DataDigests, seed: int, sessions: tuple[int, ...] | None = None
 ) -> list[Candidate]:
@@ -140,6 +100,8 @@ def run_candidates(
 ) -> list[FitRecord]:
     """Make every fit that has no record yet, stage by stage, and return the records of all.
 
+    A fit whose parent was stopped or failed cannot start: it is left out, and has no record.
+
     Args:
         chosen: The fits.
         refs: What they read.
@@ -151,13 +113,19 @@ def run_candidates(
     """
     for stage in sorted({candidate.stage for candidate in chosen}):
         wave = {c.plan.id: c for c in chosen if c.stage == stage}
-        todo = [c for c in wave.values() if read_fit(runs, c.plan.id) is None]
+        todo = [c for c in wave.values() if read_fit(runs, c.plan.id) is None and _can_start(c.plan, runs)]
         advance(len(wave) - len(todo), "already recorded")
         if todo:
             _tune(todo, refs, runs, advance)
     records = [read_fit(runs, candidate.plan.id) for candidate in chosen]
     _refuse_all_failed(chosen, records)
     return [record for record in records if record is not None]
+
+
+def _can_start(plan: FitPlan, runs: Folder) -> bool:
+    """Say whether the fit that a plan starts from, if any, has ended well."""
+    parent = read_fit(runs, plan.parent) if plan.parent else None
+    return plan.parent is None or (parent is not None and parent.status == "ok")
 
 
 def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Callable[[int, str], None]) -> None:

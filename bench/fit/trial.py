@@ -216,12 +216,19 @@ def _selection_score(encoder: Encoder, data: Mapping[int, SubjectStream], heads:
 
 
 def _parent_state(plan: FitPlan, runs: Folder, scratch: Path) -> Path | None:
-    """Return a local copy of the parent fit's state."""
+    """Return a local copy of the parent fit's state.
+
+    Raises:
+        MissingDataError: If the parent has none.
+    """
     if plan.parent is None:
         return None
+    held = runs / "fits" / plan.parent / "state"
+    if not held.exists():
+        raise MissingDataError(f"fit {plan.id} starts from fit {plan.parent}, which has no state in {held}")
     target = scratch / "initial"
     target.mkdir()
-    (runs / "fits" / plan.parent / "state").download(target)
+    held.download(target)
     return target
 
 
