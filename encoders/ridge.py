@@ -120,7 +120,7 @@ class Ridge(Encoder):
         self._check_alphas(data, heads)
         self._heads, self._n_voxels = list(heads), {subject: trials.n_voxels for subject, trials in data.items()}
         self._factors, self._targets = {}, {}
-        self._blocks = TargetBlocks.temporary(runtime.checkpoint_dir)
+        self._blocks = TargetBlocks.temporary()
         for subject, trials in data.items():
             rows = self._rows(trials, runtime.device)
             for key, group in _groups(heads, subject).items():

@@ -25,13 +25,9 @@ class TargetBlocks:
         self.directory = directory
 
     @classmethod
-    def temporary(cls, parent: Path | None) -> TargetBlocks:
-        """Return an empty store that is deleted with the object.
-
-        Args:
-            parent: Where to make the folder; None for the system's temporary folder.
-        """
-        blocks = cls(Path(tempfile.mkdtemp(prefix="target-blocks-", dir=parent)))
+    def temporary(cls) -> TargetBlocks:
+        """Return an empty store in the system's temporary folder (`TMPDIR`) that is deleted with the object."""
+        blocks = cls(Path(tempfile.mkdtemp(prefix="target-blocks-")))
         weakref.finalize(blocks, shutil.rmtree, blocks.directory, ignore_errors=True)
         return blocks
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -345,11 +347,27 @@ def test_number_of_parameters_is_that_of_the_linear_maps():
     assert fit(make(40, heads=heads), heads, alpha=1.0).n_parameters == 41 * 12 + 11 * 7
 
 
-def test_target_blocks_leave_no_files_behind(tmp_path):
-    ridge = fit(make(40), alpha=1.0, runtime=Runtime(checkpoint_dir=tmp_path))
+def test_target_blocks_leave_no_files_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ridge = fit(make(40), alpha=1.0)
     assert len(list(tmp_path.rglob("block-*.safetensors"))) == 2
     del ridge
     assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_to_another_file_system_copies(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    ridge = fit(make(40), alpha=1.0)
+    ridge.save(tmp_path)
+    loaded = Ridge.load(RidgeOptions(alpha=1.0), tmp_path)
+    np.testing.assert_array_equal(linear_map(loaded)[0], linear_map(ridge)[0])
+    for path in tmp_path.glob("block-2-1-*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="no target blocks of subject 2, head 1"):
+        list(loaded.predict(torch.zeros(1, 40), 2, 0))
 
 
 @pytest.mark.parametrize(
