@@ -1,7 +1,6 @@
 """The leaderboard's JSON: tables, ranks, exclusions; a pure function of the records."""
 
 import dataclasses
-import itertools
 import json
 import random
 
@@ -15,6 +14,7 @@ from bench.board.rows import normalised
 from bench.errors import BadDataError, CorruptFileError
 from bench.identity import canonical_json
 from bench.record import Column, Failure, Finding, MetricValue, ModelSize
+from eval import statistics
 
 
 def board_of(pairs):
@@ -63,15 +63,15 @@ def test_borda_by_hand():
     columns = (Column("pixcorr", "PixCorr", True), Column("ssim", "SSIM", True), Column("distance", "dist.", False))
     rules = protocol(columns)
     levels = {
-        "a": {"pixcorr": 0.5, "ssim": 0.3, "distance": 0.2},  # 2 + 1 + 2
-        "b": {"pixcorr": 0.4, "ssim": 0.4, "distance": 0.3},  # 1 + 2 + 1/2
-        "c": {"pixcorr": 0.3, "ssim": 0.2, "distance": 0.3},  # 0 + 0 + 1/2
+        "a": {"pixcorr": 0.5, "ssim": 0.3, "distance": 0.2},  # (2 + 1 + 2) / 3
+        "b": {"pixcorr": 0.4, "ssim": 0.4, "distance": 0.3},  # (1 + 2 + 1/2) / 3
+        "c": {"pixcorr": 0.3, "ssim": 0.2, "distance": 0.3},  # (0 + 0 + 1/2) / 3
     }
     (table,) = board_of([scored(n, constant(**v), rules=rules) for n, v in levels.items()])["tables"]
     assert [(r["name"], r["borda"], r["rank"], r["rank_interval"]) for r in table["rows"]] == [
-        ("a", 5.0, 1, [1, 1]),
-        ("b", 3.5, 2, [2, 2]),
-        ("c", 0.5, 3, [3, 3]),
+        ("a", pytest.approx(5 / 3), 1, [1, 1]),
+        ("b", pytest.approx(3.5 / 3), 2, [2, 2]),
+        ("c", pytest.approx(0.5 / 3), 3, [3, 3]),
     ]
 
 
@@ -94,54 +94,32 @@ def test_equal_systems_share_a_rank_and_a_worse_one_does_not():
     assert ranks == {"x": (1, [1, 2]), "y": (1, [1, 2]), "z": (3, [3, 3])}
 
 
-@pytest.mark.parametrize(
-    ("intervals", "points", "expected"),
-    [
-        ([(1, 1), (2, 2), (3, 3)], [4, 2, 0], [1, 2, 3]),
-        ([(1, 2), (1, 2), (3, 3)], [4, 3, 0], [1, 1, 3]),
-        ([(3, 3), (1, 2), (1, 2)], [0, 3, 4], [3, 1, 1]),
-        ([(1, 2), (1, 3), (2, 3)], [4, 2, 0], [1, 1, 1]),
-        ([(1, 1), (2, 3), (2, 3), (4, 4)], [9, 5, 5, 0], [1, 2, 2, 4]),
-        ([(1, 1)], [0], [1]),
-    ],
-)
-def test_overlapping_intervals_share_a_rank(intervals, points, expected):
-    assert ranking._shared_ranks(intervals, np.array(points, dtype=float)) == expected
-
-
 def slow_resamples(values):
-    """Resample by repeating indices, `(systems, metrics, subjects, images)` -> list of `(systems, metrics)`."""
+    """Resample by repeating indices, `(metrics, subjects, images)` -> `(resamples, metrics)`."""
     rng = np.random.default_rng(ranking.SEED)
-    subjects, images = values.shape[2:]
+    subjects, images = values.shape[1:]
+    people = rng.multinomial(subjects, [1 / subjects] * subjects, size=statistics.RESAMPLES)
+    pictures = rng.multinomial(images, [1 / images] * images, size=statistics.RESAMPLES)
     found = []
-    for start in range(0, ranking.RESAMPLES, ranking._CHUNK):
-        size = min(ranking._CHUNK, ranking.RESAMPLES - start)
-        people = rng.multinomial(subjects, [1 / subjects] * subjects, size=size)
-        pictures = rng.multinomial(images, [1 / images] * images, size=size)
-        for who, what in zip(people, pictures, strict=True):
-            taken = values[:, :, np.repeat(range(subjects), who)][:, :, :, np.repeat(range(images), what)]
-            found.append(taken.mean(3).mean(2))
-    return found
+    for who, what in zip(people, pictures, strict=True):
+        taken = values[:, np.repeat(range(subjects), who)][:, :, np.repeat(range(images), what)]
+        found.append(taken.mean(2).mean(1))
+    return np.array(found)
 
 
-def test_rank_intervals_against_a_slow_bootstrap():
-    pairs = [scored(str(i), draw(q, seed=i)) for i, q in enumerate((0.60, 0.61, 0.58, 0.62))]
+def test_ranks_are_those_of_the_values_the_records_were_made_of():
+    made = {str(i): draw(q, seed=i) for i, q in enumerate((0.60, 0.61, 0.58, 0.62))}
+    pairs = [scored(name, values) for name, values in made.items()]
     (table,) = board_of(pairs)["tables"]
-    pairs.sort(key=lambda pair: pair[0].id)
-    values = np.stack([[s[c.name].to_numpy().reshape(2, 20) for c in COLUMNS] for _, s in pairs])
-    ranks = []
-    for means in slow_resamples(values):
-        points = [0.0] * 4
-        for a, b in itertools.permutations(range(4), 2):
-            for place, column in enumerate(COLUMNS):
-                x, y = means[a, place], means[b, place]
-                points[a] += 1.0 if (x > y if column.higher_is_better else x < y) else 0.5 * (x == y)
-        ranks.append([1 + sum(other > own for other in points) for own in points])
-    ends = np.percentile(ranks, [2.5, 97.5], axis=0, method="inverted_cdf").astype(int).T.tolist()
-    assert {row["record_id"]: row["rank_interval"] for row in table["rows"]} == {
-        record.id: interval for (record, _), interval in zip(pairs, ends, strict=True)
+    rows = {
+        record.id: [np.stack([made[record.name][c.name][subject] for c in COLUMNS], axis=1) for subject in range(2)]
+        for record, _ in sorted(pairs, key=lambda pair: pair[0].id)
     }
-    assert any(low < high for low, high in ends)
+    expected = statistics.borda(rows, [column.higher_is_better for column in COLUMNS], seed=ranking.SEED)
+    assert [(row["record_id"], row["rank"], row["rank_interval"]) for row in table["rows"]] == [
+        (rank.row, rank.rank, [rank.low, rank.high]) for rank in expected
+    ]
+    assert any(rank.low < rank.high for rank in expected)
 
 
 def test_differences_against_a_slow_bootstrap(pairs):
@@ -152,12 +130,12 @@ def test_differences_against_a_slow_bootstrap(pairs):
     for control in ("mean image", "shuffled"):
         system, floor = by_name["mlp"], by_name[control]
         grids = [[s[c.name].to_numpy().reshape(2, 20) for c in COLUMNS] for _, s in (system, floor)]
-        delta = np.subtract(*np.array(grids))[None]
-        ends = np.percentile([m[0] for m in slow_resamples(delta)], [2.5, 97.5], axis=0)
+        delta = np.subtract(*np.array(grids))
+        ends = np.percentile(slow_resamples(delta), [2.5, 97.5], axis=0)
         own = [entry for entry in entries if entry["control"] == floor[0].id]
         for place, entry in enumerate(own):
             assert entry["system"] == system[0].id
-            assert entry["difference"] == pytest.approx(delta[0, place].mean(), abs=1e-9)
+            assert entry["difference"] == pytest.approx(delta[place].mean(), abs=1e-9)
             assert entry["interval"] == pytest.approx(ends[:, place].tolist(), abs=1e-9)
             assert (entry["n"], entry["better"]) == (20, True)
             assert (entry["difference"] > 0) == COLUMNS[place].higher_is_better
@@ -292,9 +270,10 @@ def test_images_that_some_subjects_lack_leave_their_mean_alone():
     (short,) = [samples.slice(0, 39)]
     values = ranking._values([record], ["pixcorr"], {record.id: short})
     assert np.isnan(values[0, 0, 1, 19])
-    got = ranking._means(values, np.ones((1, 2)), np.ones((1, 20)))[0, 0, 0]
+    got = ranking._means(values[0], np.ones((1, 2)), np.ones((1, 20)))[0, 0]
     raw = samples["pixcorr"].to_numpy().reshape(2, 20)
     assert got == pytest.approx((raw[0].mean() + raw[1, :19].mean()) / 2, abs=1e-9)
+    assert [table.shape for table in ranking._by_subject(values[0])] == [(20, 1), (19, 1)]
 
 
 def test_no_records_make_an_empty_board():

@@ -9,18 +9,20 @@ import pyarrow as pa
 
 from bench.board import strict
 from bench.board.groups import Excluded, Group, group
-from bench.board.ranking import LEVEL, RESAMPLES, SEED, differences, standings
+from bench.board.ranking import SEED, Standing, differences, standings
 from bench.board.rows import row
 from bench.identity import digest, plain
 from bench.record import Record
+from eval.statistics import LEVEL, RESAMPLES
 
 SCHEMA = "reconbench/leaderboard"
 SCHEMA_VERSION = "1.0.0"
 UNTRAINED = "Untrained networks: numbers say nothing about quality; shown to exercise the pipeline."
 RULE = (
     "Borda count over the ranked metrics of the protocol: in each metric a system gets one point for every system it "
-    "beats and half a point for a tie. Rank intervals come from a bootstrap over images and subjects; systems whose "
-    "rank intervals overlap share a rank. Retrieval and costs never count."
+    "beats and half a point for a tie; the points are averaged over metrics. Rank intervals come from a bootstrap over "
+    "subjects and images; systems whose interval overlaps that of the best of their group share its rank. Retrieval "
+    "and costs never count."
 )
 
 
@@ -80,7 +82,7 @@ def _table(members: Group, samples: Mapping[str, pa.Table]) -> dict[str, Any]:
     }
 
 
-def _place(standing: Any) -> tuple[float, float]:  # noqa: ANN401 - a Standing or None
+def _place(standing: Standing | None) -> tuple[float, float]:
     """Sort by rank, within a shared rank by Borda points."""
     return (standing.rank, -standing.borda) if standing else (0.0, 0.0)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from bench.board.groups import CEILINGS, Group
 from bench.board.ranking import Standing
 from bench.identity import plain
 from bench.record import MetricValue, Record
+from eval.statistics import normalise
 
 
 def row(record: Record, table: Group, standing: Standing | None) -> dict[str, Any]:
@@ -67,9 +71,10 @@ def _cell(metric: MetricValue) -> dict[str, Any]:
 
 def normalised(metric: MetricValue, floor: MetricValue, ceiling: MetricValue) -> float | None:
     """Return (score - mean image) / (oracle - mean image), unclipped; None where that is not defined."""
-    if metric.value is None or floor.value is None or ceiling.value is None or ceiling.value == floor.value:
+    if metric.value is None or floor.value is None or ceiling.value is None:
         return None
-    return (metric.value - floor.value) / (ceiling.value - floor.value)
+    share = float(normalise(np.asarray(metric.value), np.asarray(floor.value), np.asarray(ceiling.value)))
+    return None if math.isnan(share) else share
 
 
 def reference(record: Record, table: Group, control: str) -> Record | None:

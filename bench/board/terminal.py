@@ -31,10 +31,14 @@ def print_table(board: Mapping[str, Any], console: Console | None = None) -> Non
         screen.print(shown)
         for system, control, entries in text.verdicts(table):
             better = sum(entry["better"] for entry in entries)
-            line = f"{system} is better than {control} on {better} of {len(entries)} metrics (95 % interval beyond zero)"
+            line = (
+                f"{system} is better than {control} on {better} of {len(entries)} metrics (95 % interval beyond zero)"
+            )
             screen.print(Text(line), soft_wrap=True)
     for entry in board["excluded"]:
-        screen.print(Text(f"not competing: {entry['name']} ({entry['kind']}): {entry['reason']}", style="yellow"), soft_wrap=True)
+        screen.print(
+            Text(f"not competing: {entry['name']} ({entry['kind']}): {entry['reason']}", style="yellow"), soft_wrap=True
+        )
 
 
 def _table(table: Mapping[str, Any]) -> Table:
