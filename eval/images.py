@@ -1,0 +1,69 @@
+"""Pictures on their way into metrics: validation, resizing, digests."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Resize:
+    """One resizing step, on tensors as `torchvision.transforms.Resize` does it.
+
+    Attributes:
+        size: Height and width afterwards.
+        antialias: Whether to smooth before shrinking. torchvision's default for tensors was False before 0.17.
+        interpolation: Kernel.
+    """
+
+    size: int
+    antialias: bool
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Resize `(B, 3, H, W)` floating-point images; those of the right size already pass unchanged."""
+        if images.shape[-2:] == (self.size, self.size):
+            return images
+        return functional.interpolate(
+            images, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=self.antialias
+        )
+
+
+def check_images(images: Tensor, side: str, dimensions: tuple[int, ...]) -> None:
+    """Check that a tensor holds pictures.
+
+    Args:
+        images: `(N, 3, H, W)` or `(N, S, 3, H, W)`.
+        side: What they are, for the message.
+        dimensions: Allowed numbers of axes.
+
+    Raises:
+        ValueError: If the shape, the type or a value is not that of RGB pictures; names the image.
+    """
+    allowed = "uint8, or floating point in [0, 1], of shape " + " or ".join(
+        {4: "(N, 3, H, W)", 5: "(N, S, 3, H, W)"}[d] for d in dimensions
+    )
+    if images.ndim not in dimensions or images.shape[-3] != 3 or images.numel() == 0:
+        raise ValueError(f"{side} must be {allowed}; got shape {tuple(images.shape)}")
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"{side} must be {allowed}; got {images.dtype}")
+    for index, image in enumerate(images):  # one at a time: no second copy of all pictures
+        low, high = (float(value) for value in torch.aminmax(image))
+        if not (low >= 0 and high <= 1):  # also false for NaN
+            hint = "; divide 0-255 floats by 255 first" if high > 2 else ""
+            raise ValueError(f"{side} must be {allowed}; image {index} has values from {low:g} to {high:g}{hint}")
+
+
+def digest_images(images: Tensor) -> str:
+    """Return the sha256 of pictures: of their shape, type and values."""
+    content = hashlib.sha256(f"{tuple(images.shape)} {images.dtype}".encode())
+    for image in images:
+        content.update(image.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()

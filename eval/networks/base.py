@@ -1,0 +1,50 @@
+"""What a feature network is: an architecture, its taps, and the file its published weights come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen network and the layers that metrics read.
+
+    Picture sizes are not here: protocols feed the same network at different sizes.
+
+    Attributes:
+        name: Its file name in this folder.
+        taps: Names of the layers that `forward` returns, in the architecture's own notation.
+        parameters: Number of parameters of the published architecture, heads included.
+        weights_file: Name of the state dict in a weights folder.
+        source: Where those weights come from, for people.
+        mean: Subtracted from each channel of an image in [0, 1].
+        std: Divides each channel afterwards.
+        build: Makes the published architecture; called under `torch.device("meta")`, so it costs nothing.
+        forward: `forward(module, pixels)` with normalised `(B, 3, H, W)` pixels returns `(B, ...)` for every tap.
+        unused: Submodules that no tap needs: never held in memory, their weights ignored.
+        foreign: Prefixes of further entries that the published file holds and no tap needs.
+        prefix: Prefix of the network's own entries in the published file; ignored where the file has none of it.
+        shipped: Whether the weights are part of this package.
+    """
+
+    name: str
+    taps: tuple[str, ...]
+    parameters: int
+    weights_file: str
+    source: str
+    mean: Triple
+    std: Triple
+    build: Callable[[], nn.Module] = field(repr=False)
+    forward: Callable[[nn.Module, Tensor], Mapping[str, Tensor]] = field(repr=False)
+    unused: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    prefix: str = ""
+    shipped: bool = False

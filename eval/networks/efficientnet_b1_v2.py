@@ -1,0 +1,32 @@
+"""EfficientNet-B1 with torchvision's weights V2: the "Eff" column of MindEye and most others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torchvision.models import efficientnet_b1
+
+from eval.networks.base import IMAGENET_MEAN, IMAGENET_STD, Network
+
+
+def _build() -> nn.Module:
+    return efficientnet_b1(weights=None)
+
+
+def _forward(module: nn.Module, pixels: Tensor) -> Mapping[str, Tensor]:
+    return {"avgpool": module(pixels)}  # the classifier is gone: avgpool, flattened
+
+
+NETWORK = Network(
+    name="efficientnet_b1_v2",
+    taps=("avgpool",),
+    parameters=7_794_184,
+    weights_file="efficientnet_b1_v2.pth",
+    source="torchvision EfficientNet_B1_Weights.IMAGENET1K_V2 (efficientnet_b1-c27df63c.pth)",
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    build=_build,
+    forward=_forward,
+    unused=("classifier",),
+)

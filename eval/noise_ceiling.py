@@ -1,0 +1,120 @@
+"""Noise ceilings of voxels (Allen et al. 2022) and the correlations that are read against them.
+
+Shape legend: T trials, V voxels, N rows, D columns (voxels or latent values).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SHOWINGS = 3
+"""NSD shows each image three times; only images with all showings enter the estimate."""
+
+
+def zscore_sessions(betas: Array, sessions: NDArray[np.int64]) -> Array:
+    """Z-score each voxel within each session (sample standard deviation, ddof = 1).
+
+    Args:
+        betas: `(T, V)`.
+        sessions: `(T,)` session of each trial.
+
+    Returns:
+        `(T, V)` float64; NaN where a voxel does not vary within a session, as it carries nothing there.
+
+    Raises:
+        ValueError: If the shapes do not match or a session has a single trial.
+    """
+    if betas.ndim != 2 or sessions.shape != betas.shape[:1]:
+        raise ValueError(f"expected betas (T, V) and sessions (T,), got {betas.shape} and {sessions.shape}")
+    scored = np.empty(betas.shape, np.float64)
+    for session in np.unique(sessions):
+        rows = sessions == session
+        if rows.sum() < 2:
+            raise ValueError(f"session {session} has a single trial: it cannot be z-scored")
+        values = np.asarray(betas[rows], np.float64)
+        spread = values.std(0, ddof=1)
+        scored[rows] = (values - values.mean(0)) / np.where(spread == 0, np.nan, spread)
+    return scored
+
+
+def ncsnr(betas: Array, sessions: NDArray[np.int64], stimuli: NDArray[np.int64]) -> Array:
+    """Noise-ceiling signal-to-noise ratio of each voxel, as NSD estimates it.
+
+    Betas are z-scored within sessions; the noise variance is the mean, over images with all three showings, of the
+    variance across them (ddof = 1); what is missing to the total variance of 1 is signal.
+
+    Args:
+        betas: `(T, V)` raw betas.
+        sessions: `(T,)` session of each trial.
+        stimuli: `(T,)` stimulus of each trial.
+
+    Returns:
+        `(V,)` float64, `sqrt(max(1 - v^2, 0)) / v`; NaN for voxels that do not vary.
+
+    Raises:
+        ValueError: If the shapes do not match or no image has exactly three showings.
+    """
+    scored = zscore_sessions(betas, sessions)
+    if stimuli.shape != sessions.shape:
+        raise ValueError(f"expected one stimulus a trial, got {stimuli.shape} for {len(sessions)} trials")
+    order = np.argsort(stimuli, kind="stable")
+    _, starts, counts = np.unique(stimuli[order], return_index=True, return_counts=True)
+    complete = starts[counts == SHOWINGS]
+    if len(complete) == 0:
+        raise ValueError(f"no image has exactly {SHOWINGS} showings; counts run from {counts.min()} to {counts.max()}")
+    trials = order[complete[:, None] + np.arange(SHOWINGS)]  # (images, 3)
+    noise = np.mean([scored[rows].var(axis=0, ddof=1) for rows in trials], axis=0)
+    return np.sqrt(np.maximum(1 - noise, 0)) / np.sqrt(noise)
+
+
+def noise_ceiling(ncsnr: Array, images_by_showings: Sequence[int]) -> Array:
+    """Percentage of the variance of averaged responses that a perfect model explains.
+
+    Args:
+        ncsnr: `(V,)` ratios.
+        images_by_showings: How many test images are means of 1, 2, 3, ... showings: `(0, 0, 1000)` for NSD's shared
+            images of a complete subject, `(1,)` for single trials.
+
+    Returns:
+        `(V,)` in percent: `100 ncsnr^2 / (ncsnr^2 + m)` with m the mean over images of 1 / showings. The ceiling of a
+        correlation is `sqrt(NC / 100)`.
+
+    Raises:
+        ValueError: If no image is counted or a count is negative.
+    """
+    counts = np.asarray(images_by_showings, np.float64)
+    if counts.ndim != 1 or counts.sum() <= 0 or (counts < 0).any():
+        raise ValueError(f"expected numbers of images by showings, such as (0, 0, 1000); got {images_by_showings}")
+    mean_inverse = (counts / np.arange(1, len(counts) + 1)).sum() / counts.sum()
+    signal = np.square(np.asarray(ncsnr, np.float64))
+    return 100 * signal / (signal + mean_inverse)
+
+
+def columnwise_correlation(predictions: Array, truth: Array) -> Array:
+    """Pearson correlation of each column over rows: voxel-wise or latent-wise accuracy.
+
+    Args:
+        predictions: `(N, D)`.
+        truth: `(N, D)`.
+
+    Returns:
+        `(D,)` float64; 0 where either column is constant, since a constant predicts nothing.
+
+    Raises:
+        ValueError: If the shapes differ or there are fewer than 2 rows.
+    """
+    if predictions.shape != truth.shape or truth.ndim != 2 or len(truth) < 2:
+        raise ValueError(f"expected two (N, D) arrays with N >= 2, got {predictions.shape} and {truth.shape}")
+    x, y = (_centred(np.asarray(values, np.float64)) for values in (predictions, truth))
+    norms = np.sqrt((x * x).sum(0) * (y * y).sum(0))
+    return np.clip((x * y).sum(0) / np.where(norms == 0, np.inf, norms), -1, 1)
+
+
+def _centred(values: Array) -> Array:
+    values = values - values[:1]  # a constant column becomes exactly zero
+    return values - values.mean(0)

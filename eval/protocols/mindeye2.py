@@ -1,0 +1,46 @@
+"""MindEye2's protocol (Scotti et al. 2024), as its published notebook and pinned environment compute it."""
+
+from __future__ import annotations
+
+from eval.images import Resize
+from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v2, inception_v3, swav_resnet50
+from eval.networks.base import Network
+from eval.protocols.base import Feature, Formula, MetricSpec, Protocol
+
+
+def _resize(size: int) -> Resize:
+    # torchvision 0.16 was pinned: its default for tensors is bilinear without antialias.
+    return Resize(size, antialias=False)
+
+
+def _on_features(name: str, label: str, network: Network, tap: str, size: int) -> MetricSpec:
+    formula: Formula = "correlation-distance" if name in ("effnet", "swav") else "two-way-identification"
+    return MetricSpec(name, label, formula, Feature(network, tap, _resize(size)))
+
+
+PROTOCOL = Protocol(
+    name="mindeye2",
+    version=1,
+    summary="The eight metrics of MindEye2's final_evaluations notebook on the 1000 shared images of NSD.",
+    first=_resize(256),
+    metrics=(
+        MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=_resize(425)),
+        MetricSpec("ssim", "SSIM", "ssim", resize=_resize(425)),
+        _on_features("alex2", "Alex(2)", alexnet.NETWORK, "features.4", 256),
+        _on_features("alex5", "Alex(5)", alexnet.NETWORK, "features.11", 256),
+        _on_features("inception", "Incep", inception_v3.NETWORK, "avgpool", 342),
+        _on_features("clip", "CLIP", clip_vit_l14.NETWORK, "encode_image", 224),
+        _on_features("effnet", "Eff", efficientnet_b1_v2.NETWORK, "avgpool", 255),
+        _on_features("swav", "SwAV", swav_resnet50.NETWORK, "avgpool", 224),
+    ),
+    quirks=(
+        "both pictures are shrunk to 256 px first, so that PixCorr and SSIM at 425 px compare upsampled pictures",
+        "no antialias anywhere (torchvision 0.16 on tensors)",
+        "SSIM is two-dimensional (scikit-image 0.22)",
+        "identification compares with other truths, though the paper's appendix describes other reconstructions",
+        "Inception at 342 px and EfficientNet at 255 px: the presets' resize sizes without their centre crops",
+        "EfficientNet-B1 has weights V2 at 255 px; Brain-Diffuser's column of that name has V1 at 224 px",
+        "the published row scores 0.75 * refined + 0.25 * blurry: blending belongs to recipes, not here",
+        "CLIP in float32, which the notebook runs in float16 on a GPU",
+    ),
+)

@@ -1,0 +1,41 @@
+"""The protocol of the embedded default: the eight published formulas on features that mean something for scenes.
+
+ImageNet networks would have to be fetched, and without weights they say nothing. The scene network ships with the
+package; its four taps stand where the published columns have theirs: AlexNet's two at `low` and `mid`, Inception's
+pooled layer at `high`, CLIP's embedding at `embedding`, and the two distances of EfficientNet and SwAV at `mid` and
+`high`. Numbers compare with other `scenes-1` rows only.
+"""
+
+from __future__ import annotations
+
+from eval.images import Resize
+from eval.networks import scene
+from eval.protocols.base import Feature, Formula, MetricSpec, Protocol
+
+SIZE = Resize(64, antialias=True)
+
+
+def _on_features(name: str, label: str, formula: Formula, tap: str) -> MetricSpec:
+    return MetricSpec(name, label, formula, Feature(scene.NETWORK, tap, SIZE), ties="half")
+
+
+PROTOCOL = Protocol(
+    name="scenes-1",
+    version=1,
+    summary="Eight metrics at 64 px for procedural scenes, with the features of the shipped scene network.",
+    first=SIZE,
+    metrics=(
+        MetricSpec("pixcorr", "PixCorr", "pixcorr"),
+        MetricSpec("ssim", "SSIM", "ssim"),
+        _on_features("scene-low", "Scene(low)", "two-way-identification", "low"),
+        _on_features("scene-mid", "Scene(mid)", "two-way-identification", "mid"),
+        _on_features("scene-high", "Scene(high)", "two-way-identification", "high"),
+        _on_features("scene-embedding", "Scene(emb)", "two-way-identification", "embedding"),
+        _on_features("scene-mid-dist", "Scene(mid) dist", "correlation-distance", "mid"),
+        _on_features("scene-high-dist", "Scene(high) dist", "correlation-distance", "high"),
+    ),
+    quirks=(
+        "ties of identification count one half; as published they count nothing",
+        "the scene network saw other scenes of the same simulator, never a stimulus",
+    ),
+)
