@@ -6,7 +6,7 @@ recipes which share a first node share its pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench import options, registry
+from bench.console import Advance
 from bench.identity import digest
 from bench.predict import read_predictions
 from bench.recipe import Node, Recipe
@@ -73,7 +74,7 @@ def render_graphs(
     seed: int,
     batch_size: int,
     replicas: int | None,
-    advance: Callable[[int, str], None],
+    advance: Advance,
 ) -> list[Images]:
     """Return the pictures of every request's node `out`.
 

@@ -8,11 +8,9 @@ Only this stage and those after it open the test split.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +23,11 @@ import pyarrow as pa
 import ray
 import torch
 
-from bench import cluster, options, post
-from bench.console import console, guard, parser, progress
+from bench import cluster, options, post, workspace
+from bench.console import Advance, console, guard, parser, progress
 from bench.data.columns import from_column, to_column
 from bench.data.stream import SubjectTrials
-from bench.errors import BadDataError, MissingDataError
+from bench.errors import BadDataError, CorruptFileError, MissingDataError, OtherConfigurationError
 from bench.fit.plan import FitPlan
 from bench.fit.subject_stream import TargetTable
 from bench.fit.trial import FitInputs, load_encoder, make_heads
@@ -95,7 +93,7 @@ def predict(
     targets: Mapping[str, Any],
     label_names: Mapping[str, Mapping[str, int]],
     runs: Folder,
-    advance: Callable[[int, str], None],
+    advance: Advance,
 ) -> list[Folder]:
     """Predict in Ray tasks, skipping what is done; return the predictions' folders.
 
@@ -234,3 +232,64 @@ def read_predictions(folder: Folder, head: str) -> tuple[pa.Table, np.ndarray]:
     table = folder.read_table(f"head={head}.parquet")
     values = from_column(table["value"].combine_chunks(), np.dtype(heads[head]["dtype"]), tuple(heads[head]["shape"]))
     return table.drop_columns(["value"]), values
+
+
+def planned(runs: Folder, fit: str) -> FitPlan:
+    """Return the plan of a finished fit.
+
+    Raises:
+        MissingDataError: If there is no such fit.
+        CorruptFileError: If its plan is not the one that its address names.
+    """
+    folder = runs / "fits" / fit
+    plan = options.build(FitPlan, folder.read_json("plan.json"), f"{folder}/plan.json")
+    if plan.id != fit:
+        raise CorruptFileError(f"{folder}/plan.json describes fit {plan.id}")
+    return plan
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, predict one fit's subjects, print the folders."""
+    cli = parser(
+        "predict",
+        "Predict the test set's latents from a fit; what is already predicted is kept.",
+        "reconbench predict --runs .reconbench/runs/demo --fit 0123456789abcdef \\\n"
+        "      --shards .reconbench/data/nsd-sim/...@0123456789abcdef",
+    )
+    cli.add_argument("--runs", required=True, help="runs folder that holds the fit")
+    cli.add_argument("--fit", required=True, help="address of the fit: the name of its folder in fits/")
+    cli.add_argument("--shards", required=True, help="trial shards of the fit")
+    cli.add_argument("--repeats", choices=("mean-before", "mean-after", "each"), default="mean-before")
+    cli.add_argument("--samples", type=int, default=1, help="predictions a row, each with its own seed")
+    cli.add_argument("--post", nargs="*", default=[], help=f"named steps that follow: {', '.join(post.STEPS)}")
+    cli.add_argument("--test-images", type=int, help="test pictures a subject (all shared ones that were shown)")
+    given = cli.parse_args(argv)
+    runs = Folder.at(given.runs)
+    plan = planned(runs, given.fit)
+    cluster.connect()
+    data = workspace.open_data(Folder.at(given.shards))
+    if data.manifest.content_digest != plan.shards:
+        raise OtherConfigurationError(
+            f"fit {plan.id} read shards {plan.shards}, these are {data.manifest.content_digest}"
+        )
+    digests = {spec["target"]: spec["digest"] for spec in plan.heads.values()}
+    targets, _ = workspace.target_refs(workspace.find_targets(data, digests))
+    test = data.load(plan.subjects, ("test",), plan.sessions, plan.normalise)
+    train = data.load(plan.subjects, ("train", "validation"), plan.sessions, plan.normalise)
+    tested = workspace.tested_stimuli(test, given.test_images)
+    chosen = given.repeats, given.samples, tuple(given.post)
+    jobs = [Prediction(plan, subject, tested[subject], *chosen) for subject in plan.subjects]
+    with progress("predict", len(jobs)) as advance:
+        folders = predict(jobs, test, train, targets, data.label_names, runs, advance)
+    for folder in folders:
+        console().print(f"predictions  {folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return its exit status."""
+    return guard(run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -102,13 +102,17 @@ def settings_of(given: argparse.Namespace) -> Settings:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Parse, sweep, print the board."""
+    """Parse, sweep, print the ranked table, what each stage took, and where the page lies."""
     given = arguments().parse_args(argv)
     settings = settings_of(given)
-    from bench.flow import sweep  # after parsing: `--help` need not wait for torch and ray
+    from bench.board.terminal import print_table  # after parsing: `--help` need not wait for torch and ray
+    from bench.flow import sweep
 
-    board = sweep(settings, resume=given.resume)
-    board.show(console())
+    board, clock = sweep(settings, resume=given.resume)
+    print_table(board)
+    spent = "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.here.items())
+    console().print(f"{spent}  in all {sum(clock.here.values()):.1f} s", markup=False, soft_wrap=True)
+    console().print(f"page  {settings.runs}/leaderboard.html", markup=False, soft_wrap=True)
     return 0
 
 

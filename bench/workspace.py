@@ -19,11 +19,11 @@ from PIL import Image
 from bench.data.shards import MANIFEST, Manifest, read_checked, read_manifest
 from bench.data.splits import Split, SplitRole
 from bench.data.stream import Normalise, Query, load
+from bench.data.target_shards import read_targets
 from bench.errors import MissingDataError
 from bench.fit.subject_stream import TargetTable
 from bench.identity import digest
 from bench.storage import Folder
-from bench.data.target_shards import read_targets
 
 
 @dataclass(frozen=True)

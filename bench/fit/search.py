@@ -8,7 +8,7 @@ results.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from bench.console import Advance
 from bench.errors import ReconbenchError
 from bench.fit.draws import configurations
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
@@ -95,9 +96,7 @@ def candidates(
     return found
 
 
-def run_candidates(
-    chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Callable[[int, str], None]
-) -> list[FitRecord]:
+def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> list[FitRecord]:
     """Make every fit that has no record yet, stage by stage, and return the records of all.
 
     A fit whose parent was stopped or failed cannot start: it is left out, and has no record.
@@ -128,7 +127,7 @@ def _can_start(plan: FitPlan, runs: Folder) -> bool:
     return plan.parent is None or (parent is not None and parent.status == "ok")
 
 
-def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Callable[[int, str], None]) -> None:
+def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> None:
     """Run fits as plain Tune function trials on reused actors, then record those the scheduler stopped."""
     by_id = {candidate.plan.id: candidate for candidate in todo}
     trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=ray.put(by_id))
@@ -230,10 +229,14 @@ def fetch(plan: FitPlan, data: str, refs: DataRefs) -> FitInputs:
 class _Progress(tune.Callback):
     """Tells the sweep of every ended trial, and records those the scheduler stopped."""
 
-    def __init__(self, by_id: Mapping[str, Candidate], runs: Folder, advance: Callable[[int, str], None]) -> None:
+    def __init__(self, by_id: Mapping[str, Candidate], runs: Folder, advance: Advance) -> None:
         self._by_id = by_id
         self._runs = runs
         self._advance = advance
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks into its own books, which are never read back."""
+        return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Record a stopped fit (it left no record of its own) and move the display on."""

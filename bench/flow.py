@@ -1,0 +1,253 @@
+"""The sweep's stages in order. Each returns what the next needs; all results lie in the runs folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import cluster, controls, leaderboard, recipe, registry, workspace
+from bench.console import progress
+from bench.errors import OtherConfigurationError
+from bench.fit.plan import DataDigests, FitPlan, plan_recipe
+from bench.fit.search import Candidate, DataRefs, candidates, data_key, run_candidates, select
+from bench.fit.trial import FitRecord
+from bench.graph import Images, Request, render_graphs, source_of
+from bench.predict import Prediction, predict
+from bench.prepare import prepare
+from bench.recipe import Recipe, with_options
+from bench.rows import System, control_rows, gallery, only_subject, system_row
+from bench.score import score_rows
+from bench.scored import Row, Task, score_link
+from bench.settings import Settings, claim
+from bench.simulate import simulate
+from bench.storage import Folder, home
+from bench.targets import targets
+from bench.timings import Timings
+from bench.workspace import Data
+from eval.networks.weights import UNTRAINED
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One recipe after its search.
+
+    Attributes:
+        recipe: The recipe.
+        best: The selected fit of each subject.
+        records: Records of all its fits, by address.
+        tried: Configurations that were tried.
+        score: Mean over subjects of the selected fits' validation correlation.
+    """
+
+    recipe: Recipe
+    best: Mapping[int, Candidate]
+    records: Mapping[str, FitRecord]
+    tried: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What fits and tests read: the data, references to trials and targets, digests, and the test pictures."""
+
+    data: Data
+    subjects: tuple[int, ...]
+    refs: DataRefs
+    digests: DataDigests
+    test: Mapping[str, Mapping[int, Any]]
+    tested: Mapping[int, tuple[int, ...]]
+
+
+def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timings]:
+    """Run every stage; return the leaderboard and what each stage took.
+
+    Raises:
+        OtherConfigurationError: If the runs folder belongs to another configuration, or holds results and `resume` is
+            off.
+    """
+    recipes = [_loaded(name, settings) for name in settings.recipes]
+    if claim(settings, recipes) and not resume:
+        raise OtherConfigurationError(f"{settings.runs} already holds results; --resume continues them")
+    cluster.connect(settings.cpus)
+    clock = Timings(settings.runs)
+    shards = settings.shards or _simulated(settings, clock)
+    opened = _open(settings, recipes, shards, clock)
+    fitted = _fit(settings, recipes, opened, clock)
+    winner = max(fitted, key=lambda f: (f.score, f.recipe.name))
+    fitted = [*fitted, _shuffled(settings, winner, opened, clock)]
+    jobs = _predict(settings, fitted, opened, clock)
+    images, oracle = _render(settings, fitted, winner, jobs, opened, clock)
+    systems = [
+        System(f.recipe, f.best, f.records, f.tried, mine, shown)
+        for f, mine, shown in zip(fitted, jobs, images, strict=True)
+    ]
+    with clock.stage("score"):
+        rows = _rows(settings, systems, fitted.index(winner), oracle, opened)
+        links = _score(settings, rows, fitted.index(winner), opened)
+    with clock.stage("leaderboard"):
+        pictures = gallery(links, opened.data, opened.tested)
+        board = leaderboard.build_board(settings.runs, settings.runs, pictures)
+    return board, clock
+
+
+def _loaded(name: str, settings: Settings) -> Recipe:
+    """Return a recipe with the sweep's own number of configurations."""
+    loaded = recipe.load(name)
+    if settings.trials is None:
+        return loaded
+    return replace(loaded, search=replace(loaded.search, trials=settings.trials))
+
+
+def _simulated(settings: Settings, clock: Timings) -> Folder:
+    """Return trial shards of the simulated NSD: written in NSD's own layout, then read by NSD's own reader."""
+    place = Path(settings.data.path) if settings.data.is_local else home()
+    root = place / "raw" / f"nsd-sim-{settings.preset}-{settings.seed}"
+    with clock.stage("simulate"):
+        simulate(settings.preset, root, settings.seed)
+    with clock.stage("prepare"):
+        cls = registry.load("dataset", "nsd")
+        return prepare(cls(cls.Options(root=str(root), name="nsd-sim")), settings.data)
+
+
+def _open(settings: Settings, recipes: Sequence[Recipe], shards: Folder, clock: Timings) -> Opened:
+    """Compute the targets the recipes name, and read every trial into shared memory once."""
+    data = workspace.open_data(shards)
+    subjects = settings.subjects or tuple(data.manifest.subjects)
+    names = sorted({head.target for r in recipes for stage in r.stages for head in stage.heads.values()})
+    with clock.stage("targets"):
+        refs, digests = workspace.target_refs(_targets(data, names))
+    with clock.stage("load"):
+        keys = {data_key(stage): stage.normalise for r in recipes for stage in r.stages}
+        train = {k: data.load(subjects, ("train", "validation"), settings.sessions, rule) for k, rule in keys.items()}
+        test = {k: data.load(subjects, ("test",), settings.sessions, rule) for k, rule in keys.items()}
+        tested = workspace.tested_stimuli(next(iter(test.values())), settings.test_images)
+    return Opened(
+        data=data,
+        subjects=subjects,
+        refs=DataRefs(train, refs, data.label_names),
+        digests=DataDigests({"": data.manifest.content_digest}, digests),
+        test=test,
+        tested=tested,
+    )
+
+
+def _targets(data: Data, names: Sequence[str]) -> dict[str, Folder]:
+    """Return the shards of every target, made where they are missing; all targets of a generator in one pass."""
+    made: dict[str, Folder] = {}
+    for generator in sorted({name.split(".")[0] for name in names}):
+        mine = [name.split(".")[1] for name in names if name.split(".")[0] == generator]
+        folders = targets(data.stimuli, data.folder, generator, {}, mine)
+        made.update({f"{generator}.{name}": folder for name, folder in folders.items()})
+    return made
+
+
+def _fit(settings: Settings, recipes: Sequence[Recipe], opened: Opened, clock: Timings) -> list[Fitted]:
+    """Search every recipe over every subject and select."""
+    plans = [
+        c for r in recipes for c in candidates(r, opened.subjects, opened.digests, settings.seed, settings.sessions)
+    ]
+    with clock.stage("fit"), progress("fit", len({c.plan.id for c in plans})) as advance:
+        records = run_candidates(plans, opened.refs, settings.runs, advance)
+    by_id = {record.id: record for record in records}
+    best = select(plans, records)
+    tried = {r.name: len({c.config for c in plans if c.recipe == r.name}) for r in recipes}
+    fitted = []
+    for each in recipes:
+        scores = [by_id[c.plan.id].validation_correlation or 0.0 for c in best[each.name].values()]
+        fitted.append(Fitted(each, best[each.name], by_id, tried[each.name], sum(scores) / len(scores)))
+    return fitted
+
+
+def _shuffled(settings: Settings, winner: Fitted, opened: Opened, clock: Timings) -> Fitted:
+    """Refit the winner's selected configurations on permuted pairs."""
+    chosen = []
+    for subject, candidate in winner.best.items():
+        changed = with_options(winner.recipe, candidate.values)
+        waves = plan_recipe(changed, [subject], opened.digests, settings.seed, settings.sessions, "shuffled")
+        for place, plans in enumerate(waves):
+            chosen += [replace(candidate, stage=place, plan=plan) for plan in plans]
+    with clock.stage("shuffled"), progress("shuffled", len(chosen)) as advance:
+        records = run_candidates(chosen, opened.refs, settings.runs, advance)
+    best = select(chosen, records)[winner.recipe.name]
+    return Fitted(winner.recipe, best, {record.id: record for record in records}, winner.tried, 0.0)
+
+
+def _predict(
+    settings: Settings, systems: Sequence[Fitted], opened: Opened, clock: Timings
+) -> list[dict[int, Prediction]]:
+    """Predict every system's test latents; return what was predicted, a mapping by subject for each system."""
+    jobs = [
+        {s: _prediction(system.recipe, candidate.plan, s, opened) for s, candidate in system.best.items()}
+        for system in systems
+    ]
+    with clock.stage("predict"), progress("predict", sum(map(len, jobs))) as advance:
+        for system, mine in zip(systems, jobs, strict=True):
+            key = data_key(system.recipe.stages[-1])
+            train = opened.refs.subjects[key]
+            given = (opened.test[key], train, opened.refs.targets, opened.refs.label_names)
+            predict(list(mine.values()), *given, settings.runs, advance)
+    return jobs
+
+
+def _prediction(system: Recipe, plan: FitPlan, subject: int, opened: Opened) -> Prediction:
+    """Return what is predicted from a fit for a subject."""
+    return Prediction(plan, subject, opened.tested[subject], system.repeats, system.samples, system.post)
+
+
+def _render(
+    settings: Settings,
+    systems: Sequence[Fitted],
+    winner: Fitted,
+    jobs: Sequence[Mapping[int, Prediction]],
+    opened: Opened,
+    clock: Timings,
+) -> tuple[list[dict[int, Images]], Images]:
+    """Render every system's predictions, and the winner's graph from true latents (the oracle)."""
+    requests, owners = [], []
+    for place, (system, mine) in enumerate(zip(systems, jobs, strict=True)):
+        for subject, job in mine.items():
+            folder = settings.runs / "predictions" / job.id
+            requests.append(Request(system.recipe, source_of(folder, list(system.recipe.stages[-1].heads))))
+            owners.append((place, subject))
+    oracle = controls.oracle_source(winner.recipe, opened.refs.targets, opened.digests.targets, opened.tested)
+    requests.append(Request(winner.recipe, oracle))
+    total = sum(len(r.source.keys) * sum(n.generator is not None for n in r.recipe.render.values()) for r in requests)
+    with clock.stage("render"), progress("render", total) as advance:
+        done = render_graphs(requests, settings.runs, settings.seed, settings.batch_size, settings.replicas, advance)
+    images: list[dict[int, Images]] = [{} for _ in systems]
+    for (place, subject), each in zip(owners, done[:-1], strict=True):
+        images[place][subject] = each
+    return images, done[-1]
+
+
+def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: Images, opened: Opened) -> list[Row]:
+    """Return the rows of the board: the systems, then shuffled, mean image, chance and oracle."""
+    rows = []
+    for place, system in enumerate(systems):
+        train = opened.refs.subjects[data_key(system.recipe.stages[-1])]
+        shuffled = place == len(systems) - 1
+        rows.append(system_row(system, train, opened.refs.targets, settings.runs, shuffled))
+    train = next(iter(opened.refs.subjects.values()))
+    mean = controls.mean_images(opened.data, train, opened.tested, settings.runs)
+    return [*rows, *control_rows(rows[winner], mean, oracle)]
+
+
+def _score(settings: Settings, rows: Sequence[Row], winner: int, opened: Opened) -> dict[str, Row]:
+    """Score all rows under the ranking protocol, and a few pictures under `mindeye2` with untrained networks.
+
+    Returns:
+        The rows by record id.
+    """
+    ranked = Task(opened.data, opened.tested, settings.protocol, settings.weights, settings.runs, settings.seed)
+    with progress("score", sum(len(row.images) for row in rows)) as advance:
+        score_rows(rows, ranked, advance)
+    if settings.exact_images:
+        subject = min(opened.tested)
+        few = {subject: opened.tested[subject][: settings.exact_images]}
+        exact = Task(opened.data, few, "mindeye2", UNTRAINED, settings.runs, settings.seed)
+        chosen = [rows[winner], *(row for row in rows if row.control in ("shuffled", "mean-image", "oracle"))]
+        with progress("mindeye2", len(chosen)) as advance:
+            score_rows([only_subject(row, subject) for row in chosen], exact, advance)
+    return {score_link(row, ranked).id: row for row in rows}

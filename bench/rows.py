@@ -1,0 +1,180 @@
+"""From fitted systems and their pictures to the rows of the board: chains, audits, latent scores and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from bench import workspace
+from bench.board.gallery import Item
+from bench.data.image_shards import SEAL, png_of, read_images
+from bench.data.leakage import audit
+from bench.fit.search import Candidate
+from bench.fit.trial import FitRecord
+from bench.graph import Images
+from bench.predict import IDENTITY, Prediction, read_predictions
+from bench.recipe import Recipe
+from bench.record import Costs, LatentScore, Link, ModelSize
+from bench.scored import Row
+from bench.storage import Folder
+from bench.workspace import Data
+from encoders.correlation import mean_target_correlation
+
+GALLERY_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class System:
+    """A fitted system with what came of it.
+
+    Attributes:
+        recipe: The recipe.
+        best: The selected fit of each subject.
+        records: Records of all its fits, by address.
+        tried: Configurations that were tried.
+        predictions: What was predicted, by subject.
+        images: Its pictures, by subject.
+    """
+
+    recipe: Recipe
+    best: Mapping[int, Candidate]
+    records: Mapping[str, FitRecord]
+    tried: int
+    predictions: Mapping[int, Prediction]
+    images: Mapping[int, Images]
+
+
+def system_row(
+    system: System, train: Mapping[int, Any], targets: Mapping[str, Any], runs: Folder, shuffled: bool = False
+) -> Row:
+    """Return the row of a system, or of its refit on permuted pairs.
+
+    Args:
+        system: The system.
+        train: References to each subject's training and validation trials.
+        targets: References to target tables.
+        runs: The runs folder.
+        shuffled: Whether this is the shuffled control.
+    """
+    trials = {subject: ray.get(train[subject]) for subject in system.best}
+    tested = sorted({stimulus for job in system.predictions.values() for stimulus in job.test})
+    return Row(
+        name="shuffled" if shuffled else system.recipe.name,
+        kind="control" if shuffled else "system",
+        control="shuffled" if shuffled else None,
+        images=system.images,
+        predictions={s: Link(job.id, job.description()) for s, job in system.predictions.items()},
+        fits={s: (Link(c.plan.id, asdict(c.plan)),) for s, c in system.best.items()},
+        open_reasons=tuple(system.recipe.open_reasons),
+        leakage=audit(system.recipe, list(trials.values()), tested),
+        tried=system.tried,
+        latents=tuple(_latents(system, targets, runs)),
+        costs=_costs(system, runs),
+    )
+
+
+def _latents(system: System, targets: Mapping[str, Any], runs: Folder) -> Iterable[LatentScore]:
+    """Yield the correlation of each head's predictions with its targets, on validation trials and on the test set."""
+    for subject, candidate in sorted(system.best.items()):
+        validation = system.records[candidate.plan.id].validation_correlation
+        if validation is not None:
+            yield LatentScore(subject, "all heads", "validation correlation", validation)
+        folder = runs / "predictions" / system.predictions[subject].id
+        for head, spec in candidate.plan.heads.items():
+            keys, values = read_predictions(folder, head)
+            table = ray.get(targets[spec["target"]]).sliced(tuple(spec["take"]) if spec["take"] else None)
+            truth = torch.from_numpy(table.of(keys["stimulus"].to_numpy()))
+            value = mean_target_correlation([({head: torch.from_numpy(values.copy())}, {head: truth})])
+            if not np.isnan(value):
+                yield LatentScore(subject, head, "test correlation", value)
+
+
+def _costs(system: System, runs: Folder) -> Costs:
+    """Return what the selected fits, their predictions and their pictures cost."""
+    fits = [system.records[candidate.plan.id].costs for candidate in system.best.values()]
+    predictions = [
+        (runs / "predictions" / job.id).read_json(IDENTITY)["seconds"] for job in system.predictions.values()
+    ]
+    seals = [images.folder.read_json(SEAL) for images in system.images.values()]
+    rendered = sum(float(seal.get("seconds", 0.0)) for seal in seals)
+    first = next(iter(system.best.values()))
+    parameters = round(sum(cost["parameters"] for cost in fits) / len(fits))
+    size = round(sum(cost["state_bytes"] for cost in fits) / len(fits))
+    return Costs(
+        gpu_seconds={"fit": sum(cost["gpu_seconds"] for cost in fits)},
+        cpu_seconds={"fit": sum(cost["cpu_seconds"] for cost in fits)},
+        wall_seconds={
+            "fit": sum(cost["wall_seconds"] for cost in fits),
+            "predict": float(sum(predictions)),
+            "render": rendered,
+        },
+        peak_memory_bytes=round(max(cost["peak_memory_bytes"] for cost in fits)),
+        models=(ModelSize(first.plan.encoder[0], "encoder", parameters, size),),
+    )
+
+
+def control_rows(system: Row, mean: Mapping[int, Images], oracle: Images) -> list[Row]:
+    """Return the floors and the ceiling that need no refit: mean image, chance and oracle.
+
+    Args:
+        system: The winner's row, whose pictures are paired with wrong truths for chance.
+        mean: Mean-image pictures by subject.
+        oracle: Pictures from true latents, the same for all subjects.
+    """
+    return [
+        Row("mean-image", "control", "mean-image", mean),
+        Row("chance", "control", "chance", system.images, system.predictions, system.fits, wrong_pairs=True),
+        Row("oracle", "control", "oracle", dict.fromkeys(system.images, oracle)),
+    ]
+
+
+def only_subject(row: Row, subject: int) -> Row:
+    """Return a row cut down to one subject, for the small table of exact networks."""
+    return Row(
+        row.name,
+        row.kind,
+        row.control,
+        {subject: row.images[subject]},
+        {s: link for s, link in row.predictions.items() if s == subject},
+        {s: link for s, link in row.fits.items() if s == subject},
+        row.open_reasons,
+        row.leakage,
+        row.tried,
+        tuple(score for score in row.latents if score.subject == subject),
+        row.costs,
+    )
+
+
+def gallery(rows: Mapping[str, Row], data: Data, tested: Mapping[int, Sequence[int]]) -> list[Item]:
+    """Return the pictures the page shows: truth beside the reconstructions of every row, first subject and last.
+
+    Args:
+        rows: Rows by record id.
+        data: The stimuli.
+        tested: Test stimuli by subject.
+    """
+    items = []
+    for subject in sorted({min(tested), max(tested)}):
+        mine = tested[subject]
+        shown = [mine[round(i)] for i in np.linspace(0, len(mine) - 1, min(GALLERY_IMAGES, len(mine)))]
+        truth = workspace.pictures(data, shown)
+        made = {key: _first_pictures(row.images[subject].folder) for key, row in rows.items() if subject in row.images}
+        for stimulus in shown:
+            images = {key: png_of(pictures[stimulus]) for key, pictures in made.items()}
+            true = png_of(truth[stimulus].transpose(2, 0, 1))
+            items.append(Item(subject, int(stimulus), "", true, images))
+    return items
+
+
+def _first_pictures(folder: Folder) -> dict[int, np.ndarray]:
+    """Return the first picture of each stimulus, `(3, H, W)` uint8."""
+    table, values = read_images(folder)
+    first: dict[int, np.ndarray] = {}
+    for row, stimulus in enumerate(table["stimulus"].to_pylist()):
+        first.setdefault(stimulus, values[row])
+    return first

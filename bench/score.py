@@ -1,0 +1,169 @@
+"""Stage `score`: pictures become one scored record.
+
+A row of the board is one score: a system's or a control's pictures of every subject under one protocol. The per-image
+values lie in `samples.parquet`, everything else in `record.json`, which is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__" and not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import ray
+import torch
+
+from bench import cluster, console, record, workspace
+from bench.data.image_shards import SEAL, read_images
+from bench.errors import BadDataError, MissingDataError
+from bench.graph import Images
+from bench.scored import Row, Scored, Task, now, score_link, write_score
+from bench.storage import Folder
+from eval.statistics import derangement
+from eval.suite import score as score_pictures
+
+CHANCE_PAIRINGS = 5
+
+
+def score_rows(rows: Sequence[Row], task: Task, advance: console.Advance) -> None:
+    """Score every row and subject in Ray tasks and write the records; rows with a record are skipped.
+
+    Args:
+        rows: What to score.
+        task: How.
+        advance: Counts scored subjects.
+    """
+    pending: dict[Any, tuple[Row, int]] = {}
+    started = now()
+    for row in rows:
+        if (task.runs / record.SCORES / score_link(row, task).id).exists(record.RECORD_FILE):
+            advance(len(row.images), "already scored")
+            continue
+        for subject in row.images:
+            pending[_score_subject.remote(row, subject, task)] = (row, subject)
+    done: dict[str, dict[int, Scored]] = {}
+    while pending:
+        (ready,), _ = ray.wait(list(pending), num_returns=1)
+        row, subject = pending.pop(ready)
+        done.setdefault(row.name, {})[subject] = ray.get(ready)
+        advance(1, f"{row.name} subject {subject}")
+        if len(done[row.name]) == len(row.images):
+            write_score(row, done[row.name], task, started)
+
+
+@ray.remote(num_cpus=1)
+def _score_subject(row: Row, subject: int, task: Task) -> Scored:
+    """Score one subject's pictures."""
+    clock = time.monotonic(), time.process_time()
+    torch.set_num_threads(1)
+    stimuli = tuple(task.tested[subject])
+    shown, seeds, digests = _pictures_of(row.images[subject].folder, stimuli)
+    truth = workspace.pictures(task.data, stimuli)
+    true = torch.from_numpy(np.stack([truth[s] for s in stimuli]).transpose(0, 3, 1, 2).copy())
+    if row.wrong_pairs:
+        rng = np.random.default_rng([task.seed, subject])
+        orders = [derangement(len(stimuli), rng) for _ in range(CHANCE_PAIRINGS)]
+        shown = np.stack([shown[order, 0] for order in orders], axis=1)
+    scores = score_pictures(torch.from_numpy(shown), true, task.protocol, task.weights, seed=task.seed)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    spent = time.process_time() - clock[1], time.monotonic() - clock[0]
+    return Scored(scores, stimuli, seeds, digests, *spent, memory)
+
+
+def _pictures_of(folder: Folder, stimuli: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...], tuple[str, ...]]:
+    """Return `(N, S, 3, H, W)` uint8 pictures of the stimuli in their order, with each stimulus' seed and digest.
+
+    S counts samples and showings. Where stimuli have different numbers of showings, the missing ones repeat the
+    present ones in turn, as MindEye2's evaluation does.
+
+    Raises:
+        MissingDataError: If a stimulus has no picture.
+    """
+    table, values = read_images(folder)
+    rows: dict[int, list[int]] = {}
+    for row, stimulus in enumerate(table["stimulus"].to_pylist()):
+        rows.setdefault(stimulus, []).append(row)
+    missing = [stimulus for stimulus in stimuli if stimulus not in rows]
+    if missing:
+        raise MissingDataError(f"{folder} holds no picture of stimuli {missing[:5]} ({len(missing)} in all)")
+    depth = max(len(rows[stimulus]) for stimulus in stimuli)
+    chosen = np.array([[rows[s][i % len(rows[s])] for i in range(depth)] for s in stimuli])
+    seeds = table["seed"].to_numpy()
+    digests = [hashlib.sha256(values[list(dict.fromkeys(mine))].tobytes()).hexdigest() for mine in chosen]
+    return values[chosen], tuple(int(seeds[mine[0]]) for mine in chosen), tuple(digests)
+
+
+def images_of(folder: Folder) -> Images:
+    """Return finished pictures by their folder.
+
+    Raises:
+        MissingDataError: If the folder was never finished.
+    """
+    if not folder.exists(SEAL):
+        raise MissingDataError(f"no {SEAL} in {folder}: not finished pictures; run the render stage")
+    description = folder.read_json(SEAL)["identity"]
+    return Images(folder.name, description, folder)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, score one row, print its values."""
+    cli = console.parser(
+        "score",
+        "Score rendered pictures against the true ones and write a record.",
+        "reconbench score --name mine --images 1=.reconbench/runs/demo/images/0123456789abcdef \\\n"
+        "      --shards .reconbench/data/nsd-sim/...@0123456789abcdef --runs .reconbench/runs/demo",
+    )
+    cli.add_argument("--images", nargs="+", required=True, metavar="SUBJECT=FOLDER", help="pictures of each subject")
+    cli.add_argument("--name", required=True, help="name of the row")
+    cli.add_argument("--shards", required=True, help="trial shards that name the true pictures")
+    cli.add_argument("--runs", required=True, help="where the record goes")
+    cli.add_argument("--protocol", default="scenes-1", help="how pictures become numbers")
+    cli.add_argument("--weights", help="folder of network weights, or the word untrained")
+    cli.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    given = cli.parse_args(argv)
+    images = dict(_subject_images(text) for text in given.images)
+    cluster.connect()
+    data = workspace.open_data(Folder.at(given.shards))
+    tested = {subject: _shown(each) for subject, each in images.items()}
+    task = Task(data, tested, given.protocol, given.weights, Folder.at(given.runs), given.seed)
+    row = Row(given.name, "system", None, images, open_reasons=("pictures were made elsewhere",))
+    with console.progress("score", len(images)) as advance:
+        score_rows([row], task, advance)
+    scores = task.runs / record.SCORES
+    for metric, value in (scores / score_link(row, task).id).read_json(record.RECORD_FILE)["metrics"].items():
+        console.console().print(f"{metric:<18} {value['value']:.4f}  {value['interval']}", markup=False)
+    return 0
+
+
+def _subject_images(text: str) -> tuple[int, Images]:
+    """Return subject and pictures of `SUBJECT=FOLDER`.
+
+    Raises:
+        BadDataError: If it is not of that form.
+    """
+    subject, equals, folder = text.partition("=")
+    if not (subject.isdigit() and equals and folder):
+        raise BadDataError(f"--images takes SUBJECT=FOLDER, got {text!r}")
+    return int(subject), images_of(Folder.at(folder))
+
+
+def _shown(images: Images) -> tuple[int, ...]:
+    """Return the stimuli that the pictures answer, ascending."""
+    return tuple(sorted(set(read_images(images.folder)[0]["stimulus"].to_pylist())))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return its exit status."""
+    return console.guard(run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
