@@ -37,6 +37,8 @@ class Item:
 def gallery(items: Sequence[Item]) -> dict[str, Any]:
     """Return `gallery.json`: items by subject and stimulus, pictures as data URIs.
 
+    The caller picks the images by a fixed rule (the first of the split), never by score: the page says so.
+
     Raises:
         BadDataError: If a picture is not a PNG.
     """

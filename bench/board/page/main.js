@@ -67,7 +67,7 @@ function drawExcluded() {
 function drawNotes() {
   const rule = board.rule;
   section("notes", el("p", {}, `${rule.text} ${rule.resamples} resamples, seed ${rule.seed}.`),
-    el("p", {}, "Floors: chance, the mean training image, and the winner's kind of system refitted on shuffled pairs. Ceiling: rendered from the true latents. Neither competes."),
+    el("p", {}, "Floors: chance, the mean training image, and systems refitted on shuffled pairs. Ceiling: rendered from the true latents. Neither competes."),
     el("p", {}, `Built from ${plural(board.records.count, "record", "records")}, digest ${board.records.digest}.`));
 }
 

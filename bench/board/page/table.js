@@ -123,11 +123,12 @@ function drawTable(table, state, redraw) {
   const line = (row) => el("tr", { class: row.role, "data-record": row.record_id }, rankCell(row), nameCell(row),
     table.protocol.metrics.map((column) => metricCell(row, column, table, state, best)), costCells(row, table));
   const controls = table.rows.filter((row) => row.control), systems = table.rows.filter((row) => !row.control);
-  const who = state.subject === "all" ? "mean over subjects" : `subject ${state.subject}`;
+  const who = state.subject === "all" && table.subjects.length > 1 ? "mean over subjects" : `subject ${state.subject === "all" ? table.subjects[0] : state.subject}`;
+  const ranks = table.ranked && table.subjects.length > 1 ? " Ranks always count all subjects." : "";
   section("ranking",
     table.ranked ? null : el("p", { class: "notice" }, table.heading),
     el("h2", {}, table.ranked ? "Ranking" : "Unranked"),
-    el("p", { class: "note" }, `Values: ${who}. Bars: 95% bootstrap intervals, further right is better; dashed marks: mean image and oracle. Ranks always count all subjects.`),
+    el("p", { class: "note" }, `Values: ${who}. Bars: 95% bootstrap intervals, further right is better; dashed marks: mean image and oracle.${ranks}`),
     el("div", { class: "card scroll" }, el("table", { id: "scores" }, head(table, state, redraw),
       systems.length ? el("tbody", { class: "systems" }, sorted(systems, state).map(line)) : null,
       controls.length ? el("tbody", { class: "controls" }, sorted(controls, state).map(line)) : null)));
