@@ -51,14 +51,6 @@ def seconds(value: float) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def count(value: float) -> str:
-    """Return a count with a unit prefix: `950`, `1.2 M`."""
-    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= limit:
-            return f"{value / limit:.1f}{unit}"
-    return f"{value:.0f}"
-
-
 def summary(table: Mapping[str, Any]) -> str:
     """Return in one sentence what a table was computed on."""
     data, protocol = table["dataset"], table["protocol"]
