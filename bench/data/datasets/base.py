@@ -83,6 +83,9 @@ class Dataset(abc.ABC):
     caption_source: str
     """Where the captions come from."""
 
+    dtype: str
+    """NumPy type of stored betas, little-endian (`<i2`, `<f4`)."""
+
     scale: float
     """Factor from stored betas to percent signal change."""
 

@@ -61,6 +61,7 @@ class Nsd(Dataset):
 
     version = 1
     Options = NsdOptions
+    dtype = volumes.DTYPE.str
     scale = volumes.SCALE
 
     def __init__(self, options: NsdOptions) -> None:
@@ -115,7 +116,8 @@ class Nsd(Dataset):
 
     def stimuli_source(self) -> Mapping[str, Any]:
         """Return what decides pictures and captions."""
-        return {**self._origin(), "captions": self.caption_source if self.options.captions else ""}
+        captions = self.caption_source if self.options.captions else ""
+        return {**self._origin(), "captions": captions, "info": self.info.digest}
 
     def _origin(self) -> dict[str, Any]:
         simulation = "" if self._simulation is None else digest(self._simulation)

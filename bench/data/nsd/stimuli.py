@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ class StimulusInfo:
     coco_id: np.ndarray
     coco_split: np.ndarray
     shared: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """Digest of what decides captions and shared flags."""
+        total = hashlib.sha256(self.coco_id.astype("<i8").tobytes() + self.shared.tobytes())
+        return total.hexdigest()[:16]
 
 
 def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
@@ -56,13 +63,20 @@ def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
     return StimulusInfo(table["cocoId"].to_numpy(), table["cocoSplit"].to_numpy(dtype=str), flags)
 
 
-@functools.lru_cache(maxsize=2)
 def read_captions(path: Path) -> dict[int, tuple[str, ...]]:
     """Return the captions of each COCO image id, in the order of their annotation ids.
+
+    A process parses a file (90 MB for COCO's training captions) once, until it changes.
 
     Raises:
         CorruptFileError: If it is not a COCO captions file.
     """
+    return _parsed_captions(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed_captions(path: Path, changed: int) -> dict[int, tuple[str, ...]]:
+    """Parse a COCO captions file that was last changed at `changed` nanoseconds."""
     try:
         annotations = json.loads(path.read_bytes())["annotations"]
         found: dict[int, list[str]] = {}

@@ -1,0 +1,113 @@
+"""One contract for every dataset reader that is found: what `prepare` and everything after it count on."""
+
+import dataclasses
+import pickle
+import typing
+
+import numpy as np
+import pytest
+
+from bench import registry
+from bench.data.datasets.base import Dataset
+from bench.errors import MissingDataError, OptionError
+from bench.identity import canonical_json, plain
+from bench.options import build
+
+ROOTS = {"nsd": "tiny_nsd"}
+"""For each dataset the fixture that gives a small copy in its own layout."""
+
+
+@pytest.fixture(params=sorted(registry.found("dataset")))
+def dataset(request) -> Dataset:
+    assert request.param in ROOTS, f"dataset {request.param!r} has no small copy to be tested with"
+    reader = registry.load("dataset", request.param)
+    root = str(request.getfixturevalue(ROOTS[request.param]))
+    return reader(build(reader.Options, {"root": root}, request.param))
+
+
+def test_options_are_a_frozen_dataclass_with_a_root(dataset):
+    options = type(dataset).Options
+    assert dataclasses.is_dataclass(options) and options.__dataclass_params__.frozen
+    assert "root" in {field.name for field in dataclasses.fields(options)}
+    assert set(typing.get_type_hints(options)) == {field.name for field in dataclasses.fields(options)}
+    assert isinstance(type(dataset).version, int)
+
+
+def test_a_root_that_is_not_there(dataset, tmp_path):
+    reader = type(dataset)
+    with pytest.raises((MissingDataError, OptionError)):
+        reader(build(reader.Options, {"root": str(tmp_path / "nowhere")}, "dataset")).sessions()
+
+
+def test_source_is_plain_stable_and_without_paths(dataset):
+    for source in (dataset.source(), dataset.stimuli_source()):
+        assert canonical_json(source) == canonical_json(plain(source))
+        assert str(dataset.options.root) not in canonical_json(source)
+    again = type(dataset)(dataset.options)
+    assert canonical_json(again.source()) == canonical_json(dataset.source())
+    assert "label_names" in dataset.source()
+    for text in (dataset.name, dataset.label):
+        assert text and not set(text) & set("/\\ @\"'")
+
+
+def test_sessions_are_sorted_pairs_from_one(dataset):
+    pairs = list(dataset.sessions())
+    assert pairs == sorted(set(pairs))
+    assert pairs and all(subject >= 1 and session >= 1 for subject, session in pairs)
+
+
+def test_voxels_are_in_canonical_order(dataset):
+    for subject in {subject for subject, _ in dataset.sessions()}:
+        table = dataset.voxels(subject)
+        count = len(table.coordinates)
+        assert count > 0
+        assert table.coordinates.tolist() == sorted(table.coordinates.tolist())
+        assert len({tuple(place) for place in table.coordinates.tolist()}) == count
+        assert table.coordinates.dtype == np.int32 and table.coordinates.shape[1] in (1, 3)
+        assert table.ncsnr.shape == (count,) and table.ncsnr.dtype == np.float32
+        assert not np.any(table.ncsnr < 0)
+        for atlas, labels in table.labels.items():
+            assert labels.shape == (count,) and labels.dtype == np.int16 and labels.min() >= -1, atlas
+            assert set(dataset.source()["label_names"]) >= {atlas}
+
+
+def test_sessions_hold_what_the_design_shows(dataset):
+    seen: dict[int, list[int]] = {}
+    for subject, session in dataset.sessions():
+        voxels = dataset.voxels(subject)
+        read, shown = dataset.read_session(subject, session, voxels), dataset.trials(subject, session)
+        assert read.betas.shape == (len(shown.trial), len(voxels.coordinates))
+        assert read.betas.dtype == np.dtype(dataset.dtype)
+        for name in ("trial", "stimulus", "repeat"):
+            assert np.array_equal(getattr(read, name), getattr(shown, name))
+        assert read.stimulus.min() >= -1 and read.repeat.min() >= 0
+        path, expected = dataset.reads(subject, session, len(voxels.coordinates))
+        assert read.bytes_read == expected and str(dataset.options.root) in path
+        seen.setdefault(subject, []).extend(read.trial.tolist())
+    for trials in seen.values():
+        assert trials == sorted(set(trials))
+
+
+def test_betas_are_plausible_percent_signal_change(dataset):
+    """Betas whose factor was forgotten, or applied twice, are hundreds of percent or thousandths."""
+    subject, session = dataset.sessions()[0]
+    psc = dataset.read_session(subject, session, dataset.voxels(subject)).betas * dataset.scale
+    assert 0.3 < np.median(psc.std(axis=0)) < 30
+
+
+def test_stimuli_come_in_the_order_asked_for(dataset):
+    subject, session = dataset.sessions()[0]
+    numbers = np.unique(dataset.trials(subject, session).stimulus)
+    numbers = numbers[numbers >= 0][:6][::-1].tolist()
+    stimuli = list(dataset.stimuli(numbers))
+    assert [stimulus.number for stimulus in stimuli] == numbers
+    for stimulus in stimuli:
+        assert stimulus.image.dtype == np.uint8 and stimulus.image.ndim == 3 and stimulus.image.shape[2] == 3
+        assert all(isinstance(caption, str) and caption for caption in stimulus.captions)
+    assert dataset.caption_source
+    assert list(dataset.stimuli([])) == []
+
+
+def test_readers_travel_to_ray_workers(dataset):
+    there = pickle.loads(pickle.dumps(dataset))
+    assert canonical_json(there.source()) == canonical_json(dataset.source())
