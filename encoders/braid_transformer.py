@@ -95,6 +95,7 @@ class _Transformer(nn.Module):
         super().__init__()
         self.patches = nn.ModuleDict({str(subject): _Patches(count, options) for subject, count in n_voxels.items()})
         self.summary = nn.Parameter(torch.randn(1, 1, options.width))
+        # Nested tensors serve padded sequences; here every subject's patches are all real.
         layer = nn.TransformerEncoderLayer(
             options.width, options.attention_heads, options.feedforward, options.dropout, batch_first=True
         )
@@ -105,6 +106,7 @@ class _Transformer(nn.Module):
     def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
         """Return `{head: (B, D)}` from `(B, V)`."""
         tokens = self.patches[str(subject)](voxels)
+        # Under autocast tokens are bfloat16 while the parameter stays float32.
         summary = self.summary.to(tokens.dtype).expand(len(tokens), -1, -1)
         states = self.layers(torch.cat([summary, tokens], dim=1))
         outputs: dict[str, torch.Tensor] = self.outputs(torch.relu(self.hidden(states[:, 0])))

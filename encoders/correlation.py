@@ -55,6 +55,7 @@ class TargetCorrelation:
         moments = torch.stack(
             [centred[0].square().sum(0), centred[1].square().sum(0), (centred[0] * centred[1]).sum(0)]
         )
+        # What two parts add to each co-moment because their means differ.
         run = slice(start, stop)
         before = self._count[run]
         delta = mean - self._means[:, run]
@@ -73,6 +74,7 @@ class TargetCorrelation:
             does not vary: a constant prediction knows nothing, and leaving it out would reward it.
         """
         predicted, true, shared = self._moments
+        # Below this the variation is the rounding of float64 sums around the mean.
         noise = 1e-24 * self._count * self._means.square()
         flat = predicted <= noise[0]
         value = shared / (predicted * true).sqrt().clamp_min(1e-300)

@@ -61,6 +61,7 @@ class Factorisation:
     def inverse_roots(self) -> torch.Tensor:
         """Return `(r,)` factors turning primal coordinates of training rows into orthonormal ones, 0 for null ones."""
         largest = float(self.eigenvalues.max())
+        # The usual bound of numerical rank: sizes times machine precision.
         null = self.eigenvalues <= largest * self.mean.numel() * torch.finfo(self.eigenvalues.dtype).eps
         return torch.where(null, torch.zeros_like(self.eigenvalues), self.eigenvalues.clamp_min(1e-300).rsqrt())
 
@@ -142,6 +143,7 @@ def _primal(bare: Factorisation, rows: TrainingRows) -> Factorisation:
     for voxels, _ in rows.chunks([]):
         centred = bare.centre(voxels)
         gram.addmm_(centred.T, centred)
+    # Rounding can leave null eigenvalues slightly negative.
     values, vectors = torch.linalg.eigh(gram)
     return Factorisation("primal", bare.rows, bare.columns, bare.mean, bare.scale, values.clamp_min(0), vectors)
 
@@ -150,5 +152,6 @@ def _dual(bare: Factorisation, rows: TrainingRows) -> Factorisation:
     """Decompose `X X'`; the rows are fewer than the voxels and are held together once."""
     centred = torch.cat([bare.centre(voxels) for voxels, _ in rows.chunks([])])
     values, vectors = torch.linalg.eigh(centred @ centred.T)
+    # Not normalised: dividing by the root of a tiny eigenvalue would blow up its rounding errors.
     basis = centred.T @ vectors
     return Factorisation("dual", bare.rows, bare.columns, bare.mean, bare.scale, values.clamp_min(0), basis, vectors)

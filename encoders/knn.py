@@ -111,6 +111,7 @@ class Knn(Encoder):
         correlation = _unit_rows(seen) @ _unit_rows(remembered).T
         best = correlation.topk(min(self.options.k, correlation.shape[1]), dim=1)
         shares = torch.softmax(best.values / self.options.temperature, dim=1)
+        # Dense weights turn the gathering of (N, k, D) targets into one product.
         return torch.zeros_like(correlation).scatter_(1, best.indices, shares)
 
     def save(self, directory: Path) -> None:

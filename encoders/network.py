@@ -131,6 +131,7 @@ class NetworkFit(abc.ABC):
         fitting = {name: value for name, value in shared.items() if value.shape == own[name].shape}
         if not fitting:
             raise ValueError(f"no parameter of {directory / TENSORS} has the name and shape of one of this {self.name}")
+        # What has another shape here (a new subject's input layer) keeps its fresh values.
         network.load_state_dict(own | fitting)
 
     def predict(self, voxels: torch.Tensor, subject: int, seed: int) -> Iterator[Mapping[str, Block]]:
@@ -142,6 +143,7 @@ class NetworkFit(abc.ABC):
     @torch.no_grad()
     def _predict(self, network: VoxelNetwork, voxels: torch.Tensor, subject: int) -> Iterator[Mapping[str, Block]]:
         """Yield the heads, computed in chunks of rows."""
+        # The fit may have left the network on another device than the voxels come from.
         device = next(network.parameters()).device
         network.eval()
         parts: dict[str, list[torch.Tensor]] = {head.name: [] for head in self._heads}

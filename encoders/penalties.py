@@ -33,11 +33,13 @@ def gcv_errors(
         `(A, D)`, comparable with a mean squared error.
     """
     energy = coordinates.square()
+    # Energy of the targets that no voxel pattern of the training rows can reach, whatever alpha.
     outside = (variance * rows - energy.sum(dim=0)).clamp_min(0)
     scores = []
     for alpha in alphas:
         kept = alpha / (eigenvalues + alpha)
         residual = outside + kept.square() @ energy
+        # The 1 in brackets is the intercept.
         freedom = 1 - (1 + (1 - kept).sum()) / rows
         scores.append(residual / rows / freedom.clamp_min(torch.finfo(freedom.dtype).eps).square())
     return torch.stack(scores)
@@ -139,6 +141,7 @@ def folds_by_stimulus(stimuli: torch.Tensor, folds: int, seed: int) -> Iterator[
     Raises:
         ValueError: If there are fewer stimuli than folds.
     """
+    # Rows without a stimulus get a negative number of their own, which no stimulus has.
     alone = -1 - torch.arange(stimuli.numel())
     groups, members = torch.unique(torch.where(stimuli < 0, alone, stimuli), return_inverse=True)
     if groups.numel() < folds:

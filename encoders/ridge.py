@@ -30,7 +30,7 @@ from encoders.penalties import Scope, choose
 from encoders.ridge_targets import PieceErrors, prepare_selection, solve
 from encoders.state import read_state, write_state
 from encoders.target_blocks import TargetBlocks
-from encoders.training_rows import TrainingRows, columns_key, pieces_of
+from encoders.training_rows import TrainingRows, columns_key, group_by_columns, pieces_of
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -103,7 +103,7 @@ class Ridge(Encoder):
         arrays: dict[str, np.ndarray] = {}
         for subject, trials in data.items():
             rows = self._rows(trials, torch.device("cpu"))
-            for key, group in _groups(heads, subject).items():
+            for key, group in group_by_columns(heads, subject).items():
                 for name, tensor in self._factorise(rows, group[0][1]).tensors().items():
                     arrays[f"{subject}/{key}/{name}"] = tensor.numpy()
         return arrays
@@ -123,7 +123,7 @@ class Ridge(Encoder):
         self._blocks = TargetBlocks.temporary()
         for subject, trials in data.items():
             rows = self._rows(trials, runtime.device)
-            for key, group in _groups(heads, subject).items():
+            for key, group in group_by_columns(heads, subject).items():
                 self._fit_group(rows, key, group, runtime)
         runtime.report(0, {"validation_correlation": validation_correlation(self.predict, data, heads)})
 
@@ -157,6 +157,7 @@ class Ridge(Encoder):
     def _fit_group(self, rows: TrainingRows, key: str, group: list[tuple[int, Head]], runtime: Runtime) -> None:
         """Fit the heads that share a factorisation, block after block of targets."""
         subject, prefix = rows.data.subject, f"{rows.data.subject}/{key}/"
+        # A sweep over alphas finds the factorisation computed by its first trial.
         cached = {name: array for name, array in runtime.precomputed.items() if name.startswith(prefix)}
         if cached:
             named = {name.removeprefix(prefix): as_tensor(array, rows.device) for name, array in cached.items()}
@@ -175,6 +176,7 @@ class Ridge(Encoder):
         for name, parts in errors.items():
             self._targets[f"mean/{subject}/{numbers[name]}"] = torch.cat([part.mean for part in parts]).cpu()
             self._targets[f"alpha/{subject}/{numbers[name]}"] = self._choose(name, parts).cpu()
+        # Predictions need no coordinates of training rows; the state drops them.
         self._factors[subject, key] = factor.to(torch.device("cpu"))
 
     def _choose(self, head: str, parts: list[PieceErrors]) -> torch.Tensor:
@@ -190,23 +192,19 @@ class Ridge(Encoder):
 
     @property
     def _stored_blocks(self) -> TargetBlocks:
-        """The target blocks of the fit.
-
-        Raises:
-            ValueError: If there was none.
-        """
+        """The target blocks of the fit; ValueError where there was none."""
         if self._blocks is None:
             raise ValueError("this ridge was not fitted; fit or load it first")
         return self._blocks
 
     def predict(self, voxels: torch.Tensor, subject: int, seed: int) -> Iterator[Mapping[str, Block]]:
         """Yield predictions block by block, as stored; see `Encoder.predict`."""
-        check_voxels(voxels, subject, self._n_voxels)
+        check_voxels(voxels, subject, self._n_voxels)  # here and not in the generator, to fail when called
         return self._predict(voxels, subject)
 
     def _predict(self, voxels: torch.Tensor, subject: int) -> Iterator[Mapping[str, Block]]:
         """Yield `(x B / (s + alpha)) C + mean` for each stored block."""
-        for key, group in _groups(self._heads, subject).items():
+        for key, group in group_by_columns(self._heads, subject).items():
             factor = self._factors[subject, key].to(voxels.device)
             projected = factor.project(voxels)
             for number, head in group:
@@ -286,14 +284,6 @@ class Ridge(Encoder):
         )
 
 
-def _groups(heads: Sequence[Head], subject: int) -> dict[str, list[tuple[int, Head]]]:
-    """Return the numbered heads by the voxel columns they use."""
-    groups: dict[str, list[tuple[int, Head]]] = {}
-    for number, head in enumerate(heads):
-        groups.setdefault(columns_key(head, subject), []).append((number, head))
-    return groups
-
-
 def _apply(rows: torch.Tensor, eigenvalues: torch.Tensor, cross: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Return `rows @ diag(1 / (s + alpha_t)) @ cross` for every target t.
 
@@ -303,6 +293,7 @@ def _apply(rows: torch.Tensor, eigenvalues: torch.Tensor, cross: torch.Tensor, a
         cross: `(r, width)`.
         alpha: `(width,)`.
     """
+    # One alpha scales the few rows instead of the wide block.
     if bool((alpha == alpha[0]).all()):
         return (rows / (eigenvalues + alpha[0])) @ cross
     return rows @ (cross / (eigenvalues[:, None] + alpha))

@@ -140,6 +140,7 @@ def sum_targets(
     moments = RunningMoments()
     moments.update(targets)
     centred = targets - moments.mean.to(targets)
+    # In the dual form C = U'Y; in the primal E'X' = S^(1/2) U', so the same product is scaled.
     rotation = factor.left if factor.left is not None else left
     assert rotation is not None
     cross = rotation.T @ centred
@@ -162,6 +163,7 @@ def _accumulate(factor: Factorisation, rows: TrainingRows, pieces: Sequence[Piec
         total += centred.sum(dim=0)
         moments.update(targets)
     mean, variance = _mean_and_variance(moments, cross)
+    # Centred voxels sum to zero but for rounding; this removes what the shift leaves of it.
     cross -= total[:, None] * (mean - shift)
     return TargetSums(factor.basis.T @ cross, mean, variance, None)
 
@@ -197,6 +199,7 @@ def compare_alphas(
         assert selection.projected is not None
         return heldout_errors(factor.eigenvalues, selection.projected, sums.cross, targets, alphas)
     if selection.method == "gcv":
+        # GCV works in orthonormal coordinates of the rows, which the dual form has already.
         roots = 1.0 if factor.form == "dual" else factor.inverse_roots()[:, None]
         return gcv_errors(factor.eigenvalues, sums.cross * roots, sums.variance, factor.rows, alphas)
     assert selection.left is not None and sums.centred is not None

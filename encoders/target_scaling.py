@@ -47,9 +47,11 @@ def scale_targets(data: Mapping[int, SubjectData], heads: Sequence[Head], runtim
                 moment.update(batch.targets[name])
     mean, scale = {}, {}
     for name, moment in moments.items():
-        centre = runtime.reduce(moment.mean)
-        deviation = runtime.reduce(moment.variance() + (moment.mean - centre).square()).sqrt()
+        # Workers hold equally many trials, so the mean of their means is the mean; variance within plus between.
+        own = moment.mean.to(runtime.device)
+        centre = runtime.reduce(own)
+        deviation = runtime.reduce(moment.variance().to(own) + (own - centre).square()).sqrt()
         constant = deviation <= 1e-7 * centre.abs()
-        mean[name] = centre.float().to(runtime.device)
-        scale[name] = torch.where(constant, torch.ones_like(deviation), deviation).float().to(runtime.device)
+        mean[name] = centre.float()
+        scale[name] = torch.where(constant, torch.ones_like(deviation), deviation).float()
     return TargetScaling(mean, scale)

@@ -146,6 +146,7 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         total, trials = torch.zeros((), dtype=torch.float64, device=self.runtime.device), 0
+        # Workers share the order of subjects, not the dropout masks.
         order_seed = (self.runtime.seed * 1_000_003 + epoch) % (1 << 31)
         with seeded(order_seed * 4096 + self.runtime.rank, self.runtime.device):
             for batch in self._batches(order_seed):
@@ -184,6 +185,7 @@ class Trainer:
         total = torch.stack(losses).mean()
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
+        # A subject's own layers have no gradient on steps of another subject, on no worker: all follow one order.
         if self.runtime.world_size > 1:
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
@@ -211,7 +213,7 @@ class Trainer:
                 for head in self.heads:
                     true = batch.targets[head.name].flatten(1)
                     meter.update(subject, head.name, head.size, predictions[head.name].float(), true)
-        return float(self.runtime.reduce(torch.tensor(meter.mean())))
+        return float(self.runtime.reduce(torch.tensor(meter.mean(), device=self.runtime.device)))
 
     def _identity(self) -> str:
         """Return what a checkpoint must agree with to be continued."""
@@ -237,6 +239,7 @@ class Trainer:
         aside = path.with_suffix(".partial")
         metadata = {"identity": self._identity(), "progress": json.dumps(progress)}
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside, metadata)
+        # Renaming is atomic: a fit killed while writing finds the previous epoch's file.
         aside.replace(path)
 
     def _resume(self) -> None:
@@ -258,6 +261,7 @@ class Trainer:
         for name, value in _below(tensors, "optimiser/").items():
             index, key = name.split("/")
             state.setdefault(int(index), {})[key] = value
+        # The groups hold options, which the identity has compared; only moments and step counts are restored.
         self._optimiser.load_state_dict({"state": state, "param_groups": self._optimiser.state_dict()["param_groups"]})
 
 

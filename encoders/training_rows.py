@@ -64,6 +64,14 @@ def columns_key(head: Head, subject: int) -> str:
     return hashlib.sha256(columns.tobytes()).hexdigest()[:16]
 
 
+def group_by_columns(heads: Sequence[Head], subject: int) -> dict[str, list[tuple[int, Head]]]:
+    """Return the numbered heads by the voxel columns they use: each group shares a factorisation."""
+    groups: dict[str, list[tuple[int, Head]]] = {}
+    for number, head in enumerate(heads):
+        groups.setdefault(columns_key(head, subject), []).append((number, head))
+    return groups
+
+
 class TrainingRows:
     """The rows of a regression: the training trials of one subject, or the mean of the trials of each stimulus.
 
@@ -163,6 +171,7 @@ class TrainingRows:
 
     def _average(self, parts: Iterator[tuple[Batch, torch.Tensor]], width: int) -> torch.Tensor:
         """Return `(n, width)` means over the trials of each stimulus."""
+        # Sums by stimulus need no order of trials, so a shard can hold the repeats of a stimulus anywhere.
         sums = torch.zeros(self.count, width, dtype=self.dtype, device=self.device)
         counts = torch.zeros(self.count, dtype=self.dtype, device=self.device)
         for batch, values in parts:

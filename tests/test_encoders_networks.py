@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from encoders.braid_conv1d import BraidConv1d, BraidConv1dOptions
 from encoders.braid_mlp import BraidMlp, BraidMlpOptions
 from encoders.braid_transformer import BraidTransformer, BraidTransformerOptions, _Patches
 from encoders.knn import Knn, KnnOptions
+from encoders.target_scaling import scale_targets
 from encoders.training import PROGRESS, Trainer, TrainingOptions, seeded
 
 HEADS = [Head("z", (2, 3)), Head("c", (5,))]
@@ -181,6 +184,33 @@ def test_gradients_and_scores_are_averaged_over_workers(data):
     with seeded(0, torch.device("cpu")):
         fresh = cancelled._assemble()
     torch.testing.assert_close(cancelled._network.members[0].first["1"].weight, fresh.members[0].first["1"].weight)
+
+
+def test_scaling_over_two_workers_is_that_of_all_trials(data):
+    train = data[1].roles["train"]
+    halves = [data[1].with_role("train", train.take(rows)) for rows in torch.arange(150).split(75)]
+    barrier, given = threading.Barrier(2), {}
+
+    def reduce_on(rank):
+        def reduce(value):
+            given[rank] = value
+            barrier.wait()
+            mean = (given[0] + given[1]) / 2
+            barrier.wait()
+            return mean
+
+        return reduce
+
+    def work(rank):
+        return scale_targets({1: halves[rank]}, HEADS, Runtime(rank=rank, world_size=2, reduce=reduce_on(rank)))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, range(2))
+    for head in HEADS:
+        flat = train.targets[head.name].flatten(1)
+        torch.testing.assert_close(first.mean[head.name], flat.mean(0))
+        torch.testing.assert_close(first.scale[head.name], flat.std(0, correction=0))
+        assert torch.equal(first.scale[head.name], second.scale[head.name])
 
 
 def test_bfloat16_keeps_float32_parameters_and_predictions(data):
