@@ -30,7 +30,7 @@ from bench.data.stream import SubjectTrials
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OtherConfigurationError
 from bench.fit.plan import FitPlan
 from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import FitInputs, load_encoder, make_heads
+from bench.fit.trial import FitInputs, loaded_encoder, make_heads
 from bench.identity import digest
 from bench.storage import Folder
 from encoders.base import assemble
@@ -136,12 +136,12 @@ def _predict(
     started = time.monotonic()
     inputs = FitInputs({job.subject: test}, dict(zip(names, tables, strict=True)), label_names)
     heads = make_heads(job.plan, inputs)
-    encoder = load_encoder(job.plan, runs)
     voxels, stimulus, repeat = _test_rows(test, job)
     parts = []
-    for sample in range(job.samples):
-        blocks = encoder.predict(torch.from_numpy(voxels), job.subject, job.plan.seed + sample)
-        parts.append(assemble(blocks, heads, len(voxels)))
+    with loaded_encoder(job.plan, runs) as encoder:
+        for sample in range(job.samples):
+            blocks = encoder.predict(torch.from_numpy(voxels), job.subject, job.plan.seed + sample)
+            parts.append(assemble(blocks, heads, len(voxels)))
     folder, shapes = runs / "predictions" / job.id, {}
     for head in heads:
         values = np.stack([part[head.name].numpy() for part in parts], axis=1)  # (rows, samples, *shape)

@@ -195,8 +195,9 @@ def _dataset(task: Task, subjects: Sequence[int]) -> DatasetPart:
 
 def _protocol(task: Task, scores: Scores) -> ProtocolPart:
     """Return the protocol part of a record."""
-    columns = tuple(Column(m.name, m.label, m.higher_is_better, m.chance) for m in task.chosen.metrics)
-    return ProtocolPart(scores.protocol, scores.version, columns, dict(scores.weights), scores.untrained)
+    columns = tuple(Column(m.name, m.label, m.higher_is_better, m.chance, kind=m.kind) for m in task.chosen.metrics)
+    digests = dict(scores.weights)
+    return ProtocolPart(scores.protocol, scores.version, columns, digests, scores.untrained, task.chosen.summary)
 
 
 def _costs(before: Costs, done: Mapping[int, Scored]) -> Costs:

@@ -24,21 +24,20 @@ class GroupedScheduler(TrialScheduler):
         self._group_of = group_of
         self._make = make
         self._groups: dict[str, TrialScheduler] = {}
-        self._metric: tuple[str | None, str | None] = (None, None)
+        self._objective: tuple[str | None, str | None] = (None, None)
 
     def _of(self, trial: Trial) -> TrialScheduler:
         """Return the scheduler of a trial's group, made at its first trial."""
         group = self._group_of(trial.config)
         if group not in self._groups:
             self._groups[group] = self._make(group)
-            if not isinstance(self._groups[group], FIFOScheduler) or self._metric[0]:
-                self._groups[group].set_search_properties(*self._metric)
+            self._groups[group].set_search_properties(*self._objective)
         return self._groups[group]
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
         """Remember metric and mode for the groups to come."""
-        self._metric = (metric, mode)
-        return True
+        self._objective = (metric, mode)
+        return bool(super().set_search_properties(metric, mode, **spec))
 
     def on_trial_add(self, tune_controller: object, trial: Trial) -> None:
         """Tell the trial's group."""

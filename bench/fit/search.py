@@ -7,6 +7,7 @@ results.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,11 +131,13 @@ def _can_start(plan: FitPlan, runs: Folder) -> bool:
 def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> None:
     """Run fits as plain Tune function trials on reused actors, then record those the scheduler stopped."""
     by_id = {candidate.plan.id: candidate for candidate in todo}
-    trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=ray.put(by_id))
+    trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=by_id)
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     resources = tune.with_resources(
         trainable, lambda config: tune.PlacementGroupFactory([_resources(by_id[config["fit"]], gpus)])
     )
+    # A failed fit has its own record and ends the sweep with one message; Tune's log would repeat it for every trial.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="reconbench-tune-", ignore_cleanup_errors=True) as books:
         _tuner(resources, by_id, _Progress(by_id, runs, advance), books).fit()
 
@@ -196,23 +199,22 @@ def _scheduler(by_id: Mapping[str, Candidate]) -> TrialScheduler:
     return GroupedScheduler(lambda config: by_id[config["fit"]].group, make)
 
 
-def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Any) -> None:  # noqa: ANN401 - a Ray reference
+def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Mapping[str, Candidate]) -> None:
     """Run one fit inside Tune; write a failed record where it raises.
 
     Raises:
         Exception: Whatever the fit raised, after the record was written.
     """
-    candidate: Candidate = ray.get(candidates)[config["fit"]]
+    candidate = candidates[config["fit"]]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     plan = candidate.plan
-    inputs = fetch(plan, candidate.data, refs)
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         tune.report({METRIC: metrics[METRIC], "step": step})
 
     try:
-        record = run_fit(plan, inputs, runs, device, report)
+        record = run_fit(plan, fetch(plan, candidate.data, refs), runs, device, report)
     except (ReconbenchError, ValueError, RuntimeError) as error:
         (runs / "fits" / plan.id).write_json(FIT_RECORD, failed(plan, error))
         raise

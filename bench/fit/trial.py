@@ -142,8 +142,9 @@ def build_encoder(plan: FitPlan) -> Encoder:
     return encoder
 
 
-def load_encoder(plan: FitPlan, runs: Folder) -> Encoder:
-    """Return the plan's encoder with its saved state.
+@contextlib.contextmanager
+def loaded_encoder(plan: FitPlan, runs: Folder) -> Iterator[Encoder]:
+    """Give the plan's encoder with its saved state; large states are read from disk while it predicts.
 
     Raises:
         MissingDataError: If the fit has no saved state.
@@ -155,8 +156,7 @@ def load_encoder(plan: FitPlan, runs: Folder) -> Encoder:
     chosen = options.build(cls.Options, plan.options, f"options of encoder {plan.encoder[0]!r}")
     with tempfile.TemporaryDirectory() as scratch:
         folder.download(Path(scratch))
-        encoder: Encoder = cls.load(chosen, Path(scratch))
-    return encoder
+        yield cls.load(chosen, Path(scratch))
 
 
 def make_heads(plan: FitPlan, inputs: FitInputs) -> list[Head]:
