@@ -267,7 +267,7 @@ def assemble(blocks: Iterable[Mapping[str, Block]], heads: Sequence[Head], rows:
             if name not in flat:
                 raise ValueError(f"block of head {name!r}; the fit has heads {sorted(flat)}")
             stop = block.start + block.values.shape[1]
-            if block.values.shape[0] != rows or stop > flat[name].shape[1]:
+            if block.values.shape[0] != rows or block.start < 0 or stop > flat[name].shape[1]:
                 raise ValueError(
                     f"head {name!r}: block of shape {tuple(block.values.shape)} at {block.start} does not fit "
                     f"({rows}, {flat[name].shape[1]})"

@@ -1,0 +1,173 @@
+"""Parsers, progress and one-line errors; seeds of pictures and the time of stages."""
+
+from __future__ import annotations
+
+import argparse
+import io
+
+import pytest
+import ray
+from rich.console import Console
+
+from bench import console, timings
+from bench.errors import BadDataError, UnknownNameError
+from bench.seeds import seed_of
+from bench.storage import Folder
+from bench.timings import Timings
+
+
+@pytest.fixture
+def screen(monkeypatch) -> io.StringIO:
+    """What a stage writes, on a screen that is no terminal."""
+    written = io.StringIO()
+    monkeypatch.setattr(console, "console", lambda: Console(file=written, width=200, highlight=False))
+    return written
+
+
+def raises(error: BaseException):
+    def main(argv):
+        raise error
+
+    return main
+
+
+def test_the_status_of_a_stage_is_its_own():
+    assert console.guard(len, ["a", "b", "c"]) == 3
+
+
+def test_arguments_come_from_the_command_line_by_default(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["stage", "--x"])
+    assert console.guard(lambda argv: 7 if argv == ["--x"] else 1, None) == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BadDataError("mask has no voxels"), ValueError("alpha is -1"), FileNotFoundError("fetch the weights")],
+)
+def test_errors_that_a_user_can_mend_are_one_line(error, screen):
+    assert console.guard(raises(error), []) == 2
+    assert screen.getvalue() == f"error: {error}\n"
+
+
+def test_a_message_is_never_markup_or_wrapped(screen):
+    message = "[red]" + "x" * 500 + "[/nothing]"
+    assert console.guard(raises(BadDataError(message)), []) == 2
+    assert screen.getvalue() == f"error: {message}\n"
+
+
+def test_an_error_can_be_traced(monkeypatch):
+    monkeypatch.setenv("RECONBENCH_TRACEBACK", "1")
+    with pytest.raises(BadDataError, match="mask"):
+        console.guard(raises(BadDataError("mask")), [])
+
+
+def test_other_errors_are_not_hidden(screen):
+    with pytest.raises(ZeroDivisionError):
+        console.guard(raises(ZeroDivisionError()), [])
+    assert screen.getvalue() == ""
+
+
+def test_an_interrupt_says_how_to_continue(screen):
+    assert console.guard(raises(KeyboardInterrupt()), []) == 130
+    assert screen.getvalue() == "interrupted; rerun the same command to continue\n"
+
+
+def test_an_error_of_a_ray_worker_is_its_message_alone(screen, ray_session):
+    @ray.remote
+    def work():
+        raise UnknownNameError("label", "V9", ["V1", "V2"], "atlas 'prf-visualrois'")
+
+    assert console.guard(lambda argv: ray.get(work.remote()), []) == 2
+    assert screen.getvalue() == (
+        "error: unknown label 'V9' in atlas 'prf-visualrois'. Did you mean 'V2'? Allowed: V1, V2.\n"
+    )
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(screen, monkeypatch):
+    clock = iter([0.0, 10.0, 11.0, 12.0, 16.0, 17.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.progress("render", 5) as advance:
+        advance()
+        advance()
+        advance(note="skipped")
+        advance(note="[bold]x")
+        advance(1, "last")
+    assert screen.getvalue().splitlines() == [
+        "render     1/5  10.0 s",
+        "render     4/5  16.0 s  [bold]x",
+        "render     5/5  17.0 s  last",
+    ]
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    written = io.StringIO()
+    terminal = Console(file=written, width=100, force_terminal=True)
+    monkeypatch.setattr(console, "console", lambda: terminal)
+    with console.progress("fit", 4) as advance:
+        advance(4, "done")
+    assert "fit" in written.getvalue()
+    assert "4/4" in written.getvalue()
+    assert "done" in written.getvalue()
+
+
+def test_results_stay_alone_on_standard_output(capsys):
+    console.console().print("note")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "note\n")
+
+
+def test_help_shows_summary_defaults_and_example(capsys):
+    cli = console.parser("render", "Render pictures.\n\nSlowly.", "reconbench render --batch 8\n  reconbench render x")
+    cli.add_argument("--batch", type=int, default=32, help="pictures a request")
+    cli.add_argument("--fast", action="store_true", help="skip the slow part")
+    cli.add_argument("--out", help="where to")
+    with pytest.raises(SystemExit) as ended:
+        cli.parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert text.startswith("usage: reconbench render ")
+    assert "Slowly." in text
+    assert "pictures a request (default: 32)" in text
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+    assert "  reconbench render --batch 8\n  reconbench render x" in text
+
+
+def test_options_are_not_abbreviated(capsys):
+    cli = console.parser("x", "", "")
+    cli.add_argument("--subjects")
+    assert isinstance(cli, argparse.ArgumentParser)
+    with pytest.raises(SystemExit) as ended:
+        cli.parse_args(["--subj", "1"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --subj" in capsys.readouterr().err
+
+
+def test_seeds_of_pictures_are_golden():
+    """Pictures on other machines were made with these."""
+    assert seed_of(0, 0, 0) == 364267326147784021
+    assert seed_of(72_999, 1, 42) == 2648757885742865354
+
+
+def test_seeds_name_the_picture_alone():
+    seeds = {(s, k, b): seed_of(s, k, b) for s in range(40) for k in range(5) for b in range(5)}
+    assert len(set(seeds.values())) == len(seeds)
+    assert all(0 <= seed < 2**62 for seed in seeds.values())
+    assert seed_of(11, 1, 0) != seed_of(1, 11, 0)
+
+
+def test_time_is_counted_by_stage_and_over_restarts(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 25.0])
+    monkeypatch.setattr(timings.time, "monotonic", lambda: next(clock))
+    runs = Folder.at(tmp_path)
+    first = Timings(runs)
+    with first.stage("fit"):
+        pass
+    with first.stage("render"):
+        pass
+    again = Timings(runs)
+    with pytest.raises(BadDataError, match="x"), again.stage("fit"):
+        raise BadDataError("x")
+    assert again.seconds == {"fit": 7.0, "render": 1.0}
+    assert again.here == {"fit": 5.0}
+    assert runs.read_json("stages.json") == again.seconds
