@@ -51,9 +51,9 @@ class Extractor:
                 tapped = self.network.forward(self.module, self._pixels(images[start : start + self.batch].to(device)))
             for tap in taps:
                 values = tapped[tap].flatten(1).float()
-                # One array filled in place: joining batches at the end would need twice the memory.
-                target = features.setdefault(tap, torch.empty(len(images), values.shape[1]))
-                target[start : start + self.batch] = values.cpu()
+                if tap not in features:  # filled in place: joining batches at the end would need twice the memory
+                    features[tap] = torch.empty(len(images), values.shape[1])
+                features[tap][start : start + self.batch] = values.cpu()
         for tap, values in features.items():
             if not values.sum(dtype=torch.float64).isfinite():
                 raise ValueError(f"{self.network.name} {tap} gave features that are not finite")

@@ -147,4 +147,4 @@ def _initialise(module: nn.Module, network: Network) -> None:
             values = torch.empty(parameter.shape).normal_(0, (2 / max(fan_in, 1)) ** 0.5, generator=generator)
             parameter.copy_(values)
     for name, buffer in module.named_buffers():
-        buffer.fill_(1 if name.endswith("running_var") else 0)
+        buffer.fill_(1 if name.endswith(("running_var", "spread")) else 0)

@@ -1,0 +1,247 @@
+"""The suite on the shipped scene network: agreement with the metrics, invariances, protocols, bad input."""
+
+import dataclasses
+import difflib
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from eval.images import Resize
+from eval.metrics.correlation_distance import correlation_distance
+from eval.metrics.identification import two_way_identification
+from eval.metrics.pixcorr import pixcorr
+from eval.metrics.ssim import ssim
+from eval.networks import scene, weights
+from eval.networks.features import Extractor
+from eval.protocols.base import MetricSpec, Protocol, find, names
+from eval.suite import score
+
+COLUMNS = [
+    "pixcorr",
+    "ssim",
+    "scene-low",
+    "scene-mid",
+    "scene-high",
+    "scene-embedding",
+    "scene-mid-dist",
+    "scene-high-dist",
+]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Reconstructions `(12, 2, 3, 64, 64)` and truths `(12, 3, 64, 64)`, smooth and noisy."""
+    rng = np.random.default_rng(0)
+    truth = gaussian_filter(rng.random((12, 3, 64, 64)), (0, 0, 5, 5))
+    truth = (truth - truth.min()) / (truth.max() - truth.min())
+    noisy = np.clip(truth[:, None] + 0.3 * rng.standard_normal((12, 2, 3, 64, 64)), 0, 1)
+    return torch.from_numpy(noisy).float(), torch.from_numpy(truth).float()
+
+
+@pytest.fixture(scope="module")
+def scores(pictures):
+    return score(pictures[0][:, 0], pictures[1], "scenes-1")
+
+
+def test_eight_columns_in_order(scores):
+    assert [metric.name for metric in scores.metrics] == COLUMNS == list(scores.per_image)
+    assert all(metric.status == "ok" and metric.n == 12 for metric in scores.metrics)
+    assert [metric.higher_is_better for metric in scores.metrics] == [True] * 6 + [False] * 2
+
+
+def test_values_equal_the_metrics_on_features(pictures, scores):
+    x, y = pictures[0][:, 0], pictures[1]
+    size = Resize(64, antialias=True)
+    extract = Extractor(scene.NETWORK, weights.load(scene.NETWORK, None, torch.device("cpu")), size, size, 12)
+    fx, fy = extract(x, scene.NETWORK.taps), extract(y, scene.NETWORK.taps)
+    expected = {"pixcorr": pixcorr(x, y), "ssim": ssim(x, y)}
+    for tap in scene.NETWORK.taps:
+        expected[f"scene-{tap}"] = two_way_identification(fx[tap], fy[tap], ties="half")
+    for tap in ("mid", "high"):
+        expected[f"scene-{tap}-dist"] = correlation_distance(fx[tap], fy[tap])
+    for name in COLUMNS:
+        np.testing.assert_allclose(scores.per_image[name], expected[name], atol=1e-5)
+        result = scores[name]
+        assert result.value == pytest.approx(scores.per_image[name].mean())
+        assert result.interval[0] <= result.value <= result.interval[1]
+
+
+def test_batch_size_changes_nothing(pictures, scores):
+    again = score(pictures[0][:, 0], pictures[1], "scenes-1", batch=5)
+    for name in COLUMNS:
+        np.testing.assert_allclose(again.per_image[name], scores.per_image[name], atol=1e-5)
+
+
+def test_order_of_images_changes_only_their_order(pictures, scores):
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    again = score(pictures[0][order, 0], pictures[1][order], "scenes-1")
+    for name in COLUMNS:
+        np.testing.assert_allclose(again.per_image[name], scores.per_image[name][order.numpy()], atol=1e-5)
+
+
+def test_truth_scores_best(pictures):
+    perfect = score(pictures[1], pictures[1], "scenes-1")
+    assert [metric.value for metric in perfect.metrics] == pytest.approx([1.0] * 6 + [0.0] * 2, abs=1e-6)
+
+
+def test_samples_are_scored_each_and_averaged(pictures, scores):
+    both = score(pictures[0], pictures[1], "scenes-1")
+    second = score(pictures[0][:, 1], pictures[1], "scenes-1")
+    assert both.samples == 2
+    for name in COLUMNS:
+        mean = (scores.per_image[name] + second.per_image[name]) / 2
+        np.testing.assert_allclose(both.per_image[name], mean, atol=1e-5)
+
+
+def test_sizes_and_types_may_differ(pictures):
+    levels = (pictures[1] * 255).round().to(torch.uint8)
+    large = torch.nn.functional.interpolate(pictures[1], (128, 96))
+    assert score(levels, pictures[1], "scenes-1")["pixcorr"].value > 0.999
+    assert score(large, levels, "scenes-1")["pixcorr"].value > 0.98
+
+
+def test_cached_truth_features_give_the_same_numbers(pictures, scores):
+    cache = {}
+    first = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+    assert {(network, tap) for _, network, tap in cache} == {("scene", tap) for tap in scene.NETWORK.taps}
+    second = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(first.per_image[name], second.per_image[name])
+        np.testing.assert_array_equal(first.per_image[name], scores.per_image[name])
+    for values in cache.values():
+        values[:] = values[::-1].copy()
+    assert (
+        score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)["scene-mid"].value < scores["scene-mid"].value
+    )
+    score(pictures[0][:, 0], pictures[1].flip(0), "scenes-1", features=cache)
+    assert len(cache) == 8  # other pictures, other entries
+
+
+def test_untrained_is_marked_and_repeats(pictures, scores):
+    first, second = (score(pictures[0][:, 0], pictures[1], "scenes-1", "untrained") for _ in range(2))
+    assert first.untrained
+    assert first.weights == {"scene": "untrained:0"}
+    assert not scores.untrained
+    assert len(scores.weights["scene"]) == 64
+    for name in COLUMNS:
+        np.testing.assert_array_equal(first.per_image[name], second.per_image[name])
+    assert first["scene-high-dist"].value != scores["scene-high-dist"].value
+
+
+def test_one_image_cannot_be_identified(pictures):
+    single = score(pictures[0][:1, 0], pictures[1][:1], "scenes-1")
+    assert single["scene-low"].status == "not computed: needs at least 2 images"
+    assert (single["scene-low"].value, single["scene-low"].interval) == (None, None)
+    assert single["pixcorr"].value is not None
+    assert single["pixcorr"].standard_error is None
+    assert "scene-low" not in single.to_table().column_names
+
+
+def test_metrics_say_what_they_need(pictures):
+    spec = MetricSpec("brain", "Brain corr.", "pixcorr", needs=("images", "betas"))
+    protocol = Protocol("test", 1, "", Resize(64, antialias=False), (spec, MetricSpec("pixcorr", "PixCorr", "pixcorr")))
+    result = score(pictures[0], pictures[1], protocol)
+    assert result["brain"].status == "not computed: needs betas"
+    assert result["pixcorr"].status == "ok"
+
+
+def test_table_round_trips_through_parquet(scores, tmp_path):
+    pq.write_table(scores.to_table(), tmp_path / "scores.parquet")
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table.column_names == ["image", *COLUMNS]
+    assert table.schema.metadata[b"protocol"] == b"scenes-1"
+    assert table.schema.metadata[b"weights.scene"].decode() == scores.weights["scene"]
+    np.testing.assert_array_equal(table["ssim"].to_numpy(), scores.per_image["ssim"])
+    json.dumps([dataclasses.asdict(metric) for metric in scores.metrics], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:-1], y), "11 reconstructions for 12 truths"),
+        (lambda x, y: (x * 255, y), r"reconstructions .* image 0 has values from .* divide 0-255 floats by 255"),
+        (lambda x, y: (x, y - 0.5), r"truth must be uint8, or floating point in \[0, 1\]"),
+        (lambda x, y: (x.index_fill(0, torch.tensor(4), float("nan")), y), "image 4 has values from nan"),
+        (lambda x, y: (x[:, :1], y), r"of shape \(N, 3, H, W\) or \(N, S, 3, H, W\); got shape \(12, 1, 64, 64\)"),
+        (lambda x, y: (x, y[:, None]), r"truth must be .* got shape \(12, 1, 3, 64, 64\)"),
+        (lambda x, y: ((x * 255).to(torch.int64), y), "got torch.int64"),
+        (lambda x, y: (x[:0], y[:0]), r"got shape \(0, 3, 64, 64\)"),
+    ],
+)
+def test_bad_pictures_are_named(pictures, change, message):
+    with pytest.raises(ValueError, match=message):
+        score(*change(pictures[0][:, 0], pictures[1]), "scenes-1")
+
+
+def test_every_file_is_a_protocol_of_that_name():
+    assert {"mindeye2", "scenes-1"} <= set(names())
+    for name in names():
+        protocol = find(name)
+        assert protocol.name == name
+        assert protocol.version >= 1
+        assert all(protocol[metric.name] is metric for metric in protocol.metrics)
+
+
+def test_unknown_names_offer_the_nearest(pictures):
+    with pytest.raises(ValueError, match=r"unknown protocol 'mindeye-2', allowed: .*; did you mean 'mindeye2'\?"):
+        score(pictures[0], pictures[1], "mindeye-2")
+    with pytest.raises(KeyError, match=r"unknown metric 'scene-hi'.* did you mean 'scene-high'"):
+        find("scenes-1")["scene-hi"]
+
+
+def test_mindeye2_states_the_published_choices():
+    """Sizes, layers and weights of MindEye2's notebook with torchvision 0.16 and scikit-image 0.22."""
+    features = {
+        m.name: (m.feature.network.name, m.feature.tap, m.feature.resize.size, m.formula)
+        for m in find("mindeye2").metrics
+        if m.feature
+    }
+    identification, distance = "two-way-identification", "correlation-distance"
+    assert features == {
+        "alex2": ("alexnet", "features.4", 256, identification),
+        "alex5": ("alexnet", "features.11", 256, identification),
+        "inception": ("inception_v3", "avgpool", 342, identification),
+        "clip": ("clip_vit_l14", "encode_image", 224, identification),
+        "effnet": ("efficientnet_b1_v2", "avgpool", 255, distance),
+        "swav": ("swav_resnet50", "avgpool", 224, distance),
+    }
+    protocol = find("mindeye2")
+    assert protocol.first == Resize(256, antialias=False)
+    assert [protocol[name].resize for name in ("pixcorr", "ssim")] == [Resize(425, antialias=False)] * 2
+    assert not any(m.transpose or m.ties != "zero" for m in protocol.metrics)
+    assert [m.chance for m in protocol.metrics] == [None, None, 0.5, 0.5, 0.5, 0.5, None, None]
+
+
+def test_protocols_compare_line_by_line():
+    lines = find("mindeye2").lines()
+    changed = dataclasses.replace(find("mindeye2"), first=Resize(256, antialias=True)).lines()
+    difference = [line for line in difflib.ndiff(lines, changed) if line[0] in "+-"]
+    assert difference == [
+        "- first: Resize(size=256, antialias=False, interpolation='bilinear')",
+        "+ first: Resize(size=256, antialias=True, interpolation='bilinear')",
+    ]
+    assert not any("0x" in line for line in lines)
+
+
+def test_inconsistent_protocols_are_refused():
+    with pytest.raises(ValueError, match="'x': two-way-identification and feature None"):
+        MetricSpec("x", "X", "two-way-identification")
+    feature = dataclasses.replace(find("scenes-1")["scene-low"].feature, tap="lowest")
+    with pytest.raises(ValueError, match=r"scene has taps \('low', 'mid', 'high', 'embedding'\)"):
+        MetricSpec("x", "X", "correlation-distance", feature)
+    twice = (MetricSpec("x", "X", "pixcorr"), MetricSpec("x", "X", "ssim"))
+    with pytest.raises(ValueError, match="names a metric twice"):
+        Protocol("p", 1, "", Resize(64, antialias=False), twice)
+
+
+@pytest.mark.parametrize(("antialias", "size"), [(False, 24), (True, 24), (False, 100), (True, 64)])
+def test_resize_is_torchvision(pictures, antialias, size):
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import resize
+
+    expected = resize(pictures[1], [size, size], InterpolationMode.BILINEAR, antialias=antialias)
+    torch.testing.assert_close(Resize(size, antialias=antialias)(pictures[1]), expected)
