@@ -64,7 +64,7 @@ def simulate(preset: Preset | str, out: Path, seed: int = 0, advance: Advance | 
         _sessions(out, chosen, truths, count)
         ray.get(tables)
     Folder.at(out).write_json(layout.SIMULATED, identity)
-    (out / STARTED).unlink()
+    (out / STARTED).unlink(missing_ok=True)
     return out
 
 

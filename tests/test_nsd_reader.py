@@ -331,6 +331,13 @@ def test_stimulus_info_off_by_one(own):
         _ = reader(own).info
 
 
+def test_half_written_and_hidden_files_are_no_atlases(own):
+    folder = own.root / layout.functional_folder(1, SPACE) / "roi"
+    for name in (".0f.part.streams.nii.gz", "._streams.nii.gz", "readme.txt"):
+        (folder / name).write_bytes(b"half")
+    assert sorted(reader(own).voxels(1).labels) == ["nsdgeneral", "streams"]
+
+
 def test_ctab_files_win_and_must_agree(own):
     path = own.root / layout.label_names(1, "streams")
     path.write_text("0 Unknown\n1\tearly visual\n2   rest\n")

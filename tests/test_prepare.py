@@ -364,6 +364,15 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_with_2(tiny_nsd, tmp
     assert not (tmp_path / "data").exists()
 
 
+def test_an_error_in_a_worker_is_one_line_too(own_nsd, tmp_path, ray_session, capsys):
+    (own_nsd / FOLDER / "betas_session01.hdf5").write_bytes(b"")
+    assert stage.main(["--root", str(own_nsd), "--data", str(tmp_path / "data")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "betas_session01.hdf5 cannot be read as HDF5" in lines[-1]
+    assert not [line for line in lines if "Traceback" in line]
+    assert not list((tmp_path / "data").rglob("betas*/manifest.json"))
+
+
 def test_command_lines(tiny_nsd, own_shards, ray_session, capsys):
     data = str(data_of(own_shards))
     assert stage.main(["--root", str(tiny_nsd), "--data", data]) == 0

@@ -20,7 +20,8 @@ def names_of(root: str, subject: int, space: str) -> list[str]:
     """
     folder = layout.local(root, f"{layout.functional_folder(subject, space)}/roi")
     names = {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}
-    return sorted(name for name in names if not name.startswith(("lh.", "rh.")))
+    # Hidden files are half-written ones, or what some file systems leave beside every file.
+    return sorted(name for name in names if not name.startswith(("lh.", "rh.", ".")))
 
 
 def read_names(root: str, subjects: Sequence[int], atlas: str) -> dict[str, int]:

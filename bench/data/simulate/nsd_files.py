@@ -32,7 +32,7 @@ RESPONSE_COLUMNS = (
 def aside(path: Path) -> Iterator[Path]:
     """Yield a path beside a file to write to; it takes the file's name only when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{uuid.uuid4().hex}.part.{path.name}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part.{path.name}")
     try:
         yield temporary
         temporary.replace(path)
