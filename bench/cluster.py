@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,10 @@ SETTINGS: Mapping[str, str] = {
     "RAY_memory_monitor_refresh_ms": "250",
 }
 """Settings of Ray the harness owns; a value set by the user wins. They are printed into the record."""
+
+
+CHATTY = ("ray.data", "ray.serve", "ray.tune")
+"""Loggers that tell of every step; the stages show their own progress."""
 
 
 def apply_settings() -> dict[str, str]:
@@ -62,3 +67,5 @@ def connect(cpus: int | None = None, object_store_bytes: int | None = None) -> N
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
             options["object_store_memory"] = object_store_bytes
     ray.init(**options)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)

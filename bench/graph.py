@@ -107,7 +107,7 @@ class _Walk:
         self.request, self.runs, self.seed = request, runs, seed
         self.images: dict[str, Images] = {}
         self.waiting = list(request.recipe.render_order())
-        self._asked: list[str] = []
+        self._asked: dict[str, Images] = {}
 
     def _ready(self, node: Node) -> bool:
         """Say whether everything that feeds the node is there."""
@@ -161,7 +161,7 @@ class _Walk:
                     identity=images.description,
                 )
             )
-            self._asked.append(name)
+            self._asked[name] = images
         return jobs
 
     def _values(self, feeder: str) -> np.ndarray:
@@ -187,7 +187,7 @@ class _Walk:
         """Count the rendered nodes as done."""
         for name, node in list(self.waiting):
             if name in self._asked:
-                self.images[name] = self._images(name, node)
+                self.images[name] = self._asked[name]
                 self.waiting.remove((name, node))
         self._asked.clear()
 
