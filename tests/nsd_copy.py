@@ -51,12 +51,11 @@ def write_copy(root: Path, sessions: dict[int, tuple[int, ...]], seed: int = 0) 
         for atlas, volume in volumes.items():
             nsd_volumes.write_atlas(root, subject, SPACE, atlas, hemispheres(volume), names[atlas])
         nsd_volumes.write_brain_mask(root, subject, SPACE, np.ones(BOX, bool))
-        known = np.argwhere(np.isfinite(ncsnr))
-        nsd_volumes.write_ncsnr(root, subject, SPACE, BETAS, ncsnr[np.isfinite(ncsnr)], known, BOX)
+        folder = layout.betas_folder(subject, SPACE, BETAS)
+        nsd_volumes.write_nifti(root / folder / "ncsnr.nii.gz", ncsnr, SPACE)
         nsd_files.write_responses(root, design, subject, max(numbers), seed)
         for session in numbers:
             betas[subject, session] = rng.integers(-32768, 32768, (*BOX, 750)).astype("<i2")
-            folder = layout.betas_folder(subject, SPACE, BETAS)
             nsd_volumes.write_betas(root / layout.session_betas(folder, session, "hdf5"), betas[subject, session])
             nsd_volumes.write_nifti(
                 root / layout.session_betas(folder, session, "nifti"), betas[subject, session], SPACE

@@ -352,6 +352,16 @@ def test_ctab_files_win_and_must_agree(own):
         _ = reader(own).label_names
 
 
+def test_label_names_without_the_subjects_own_files(own):
+    for subject in (1, 2):
+        (own.root / layout.label_names(subject, "streams")).unlink()
+    assert reader(own).label_names["streams"]["parietal"] == 7  # built in
+    for key, name in (("nsddata/templates/streams.ctab", "drawn"), (layout.label_names(None, "streams"), "surface")):
+        (own.root / key).parent.mkdir(parents=True, exist_ok=True)
+        (own.root / key).write_text(f"0 Unknown\n1 {name}\n")
+        assert reader(own).label_names["streams"] == {name: 1}
+
+
 def test_source_says_what_decides_the_shards_and_no_paths(copy, own):
     first, moved = reader(copy, sessions=1), reader(own, sessions=1)
     assert first.source() == moved.source()

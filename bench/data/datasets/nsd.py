@@ -76,6 +76,7 @@ class Nsd(Dataset):
         self.name = options.name or ("nsd-sim" if simulated else "nsd")
         self.terms = "" if simulated else TERMS
         self.caption_source = "simulator" if simulated else "COCO 2017 annotations"
+        self._tables: dict[int, VoxelTable] = {}
         self._simulation = Folder.at(options.root).read_json(layout.SIMULATED) if simulated else None
 
     @functools.cached_property
@@ -211,10 +212,12 @@ class Nsd(Dataset):
             BadDataError: If the voxel set selects none.
             UnknownNameError: If the subject has no such atlas, or the atlas no such label.
         """
-        where = (self.options.root, subject, self.options.space)
-        coordinates, box = atlases.select(*where, self.options.voxelset, self.label_names)
-        labels = atlases.read_columns(*where, coordinates, box)
-        return VoxelTable(coordinates, self._ncsnr(subject, coordinates, box), labels)
+        if subject not in self._tables:
+            where = (self.options.root, subject, self.options.space)
+            coordinates, box = atlases.select(*where, self.options.voxelset, self.label_names)
+            labels = atlases.read_columns(*where, coordinates, box)
+            self._tables[subject] = VoxelTable(coordinates, self._ncsnr(subject, coordinates, box), labels)
+        return self._tables[subject]
 
     def _ncsnr(self, subject: int, coordinates: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
         """Return the published noise-ceiling SNR of voxels, NaN where the copy has no map."""

@@ -25,22 +25,25 @@ def names_of(root: str, subject: int, space: str) -> list[str]:
 
 
 def read_names(root: str, subjects: Sequence[int], atlas: str) -> dict[str, int]:
-    """Return an atlas's labels by name: from the subjects' .ctab files, else fsaverage's, else the built-in ones.
+    """Return an atlas's labels by name.
+
+    They come from the subjects' .ctab files, else fsaverage's, else the templates', else from `roi.BUILT_IN`.
 
     Raises:
         CorruptFileError: If a file is not a table of labels.
         BadDataError: If subjects disagree.
     """
-    found: dict[str, int] | None = None
-    for subject in (*subjects, None):
-        path = Path(root) / layout.label_names(subject, atlas)
-        if not path.exists() or (subject is None and found is not None):
-            continue
-        table = read_ctab(path)
-        if found is not None and table != found:
+    own = [path for s in subjects if (path := Path(root) / layout.label_names(s, atlas)).exists()]
+    tables = [read_ctab(path) for path in own]
+    for path, table in zip(own, tables, strict=True):
+        if table != tables[0]:
             raise BadDataError(f"{path} names the labels of {atlas} unlike the files of subjects before it")
-        found = table
-    return dict(roi.BUILT_IN.get(atlas, {})) if found is None else found
+    if tables:
+        return tables[0]
+    for key in (layout.label_names(None, atlas), layout.template_names(atlas)):
+        if (Path(root) / key).exists():
+            return read_ctab(Path(root) / key)
+    return dict(roi.BUILT_IN.get(atlas, {}))
 
 
 def read_ctab(path: Path) -> dict[str, int]:

@@ -59,6 +59,11 @@ def label_names(subject: int | None, atlas: str) -> str:
     return f"nsddata/freesurfer/{folder}/label/lh.{atlas}.mgz.ctab"
 
 
+def template_names(atlas: str) -> str:
+    """Return the key of the label names of an atlas that was drawn on volumes (`MTL`, `thalamus`)."""
+    return f"nsddata/templates/{atlas}.ctab"
+
+
 def responses(subject: int) -> str:
     """Return the key of a subject's behavioural responses."""
     return f"nsddata/ppdata/{subject_name(subject)}/behav/responses.tsv"

@@ -1,4 +1,4 @@
-"""Writers of NSD's volumes: betas as HDF5 and NIfTI, ROI atlases with their label names, masks and ncsnr.
+"""Writers of NSD's volumes: betas as HDF5 and NIfTI, ROI atlases with their label names, brain masks.
 
 Arrays here are on the NIfTI axes (x to the right, y to the front, z up), header fields as NSD's own writer leaves
 them: no scaling, no qform, a diagonal sform centred on the box.
@@ -7,7 +7,7 @@ them: no scaling, no qform, a diagonal sform centred on the box.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -98,22 +98,3 @@ def write_atlas(
 def write_brain_mask(root: Path, subject: int, space: str, brain: np.ndarray) -> None:
     """Write `brainmask.nii.gz`, 1 inside the brain."""
     write_nifti(root / layout.roi_volume(subject, space, "brainmask"), brain.astype(np.int16), space)
-
-
-def write_ncsnr(
-    root: Path, subject: int, space: str, betas: str, ncsnr: np.ndarray, coordinates: np.ndarray, box: Sequence[int]
-) -> None:
-    """Write `ncsnr.nii.gz`, float32 with NaN outside the brain.
-
-    Args:
-        root: The simulated NSD.
-        subject: From 1.
-        space: Functional space.
-        betas: Beta version.
-        ncsnr: `(V,)`.
-        coordinates: `(V, 3)` x, y, z of the voxels.
-        box: `(X, Y, Z)`.
-    """
-    volume = np.full(tuple(box), np.nan, dtype=np.float32)
-    volume[tuple(coordinates.T)] = ncsnr
-    write_nifti(root / layout.betas_folder(subject, space, betas) / "ncsnr.nii.gz", volume, space)
