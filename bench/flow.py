@@ -20,13 +20,14 @@ from bench.recipe import Recipe, with_options
 from bench.rows import System, control_rows, gallery, only_subject, system_row
 from bench.score import score_rows
 from bench.scored import Row, Task, score_link
-from bench.settings import Settings, claim
+from bench.settings import Settings, claim, held
 from bench.simulate import simulate
 from bench.storage import Folder, home
 from bench.targets import targets
 from bench.timings import Timings
 from bench.workspace import Data
 from eval.networks.weights import UNTRAINED
+from eval.protocols import base as protocols
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
             off.
     """
     recipes = [_loaded(name, settings) for name in settings.recipes]
-    if claim(settings, recipes) and not resume:
+    protocols.find(settings.protocol)
+    if held(settings, recipes) and not resume:
         raise OtherConfigurationError(f"{settings.runs} already holds results; --resume continues them")
     cluster.connect(settings.cpus)
     clock = Timings(settings.runs)
     shards = settings.shards or _simulated(settings, clock)
     opened = _open(settings, recipes, shards, clock)
+    claim(settings, recipes)
     fitted = _fit(settings, recipes, opened, clock)
     winner = max(fitted, key=lambda f: (f.score, f.recipe.name))
     fitted = [*fitted, _shuffled(settings, winner, opened, clock)]

@@ -63,24 +63,27 @@ class Settings:
         return dict(plain({**kept, "shards": source, "recipes": {r.name: asdict(r) for r in recipes}}))
 
 
-def claim(settings: Settings, recipes: Sequence[recipe.Recipe]) -> bool:
-    """Make the runs folder this sweep's, or continue it; return whether there was something to continue.
+def held(settings: Settings, recipes: Sequence[recipe.Recipe]) -> bool:
+    """Say whether the runs folder holds an earlier run of this very sweep; nothing is written.
 
     Raises:
         OtherConfigurationError: If the folder belongs to a sweep of another configuration.
     """
-    mine = settings.identity(recipes)
     if not settings.runs.exists(SWEEP_FILE):
-        settings.runs.write_json(SWEEP_FILE, mine)
         return False
-    held = settings.runs.read_json(SWEEP_FILE)
-    changed = sorted(key for key in mine.keys() | held.keys() if mine.get(key) != held.get(key))
+    mine, there = settings.identity(recipes), settings.runs.read_json(SWEEP_FILE)
+    changed = sorted(key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key))
     if changed:
-        shown = "; ".join(f"{key}: there {_short(held.get(key))}, now {_short(mine.get(key))}" for key in changed)
+        shown = "; ".join(f"{key}: there {_short(there.get(key))}, now {_short(mine.get(key))}" for key in changed)
         raise OtherConfigurationError(
             f"{settings.runs} belongs to a sweep of another configuration ({shown}). Choose another --runs folder."
         )
     return True
+
+
+def claim(settings: Settings, recipes: Sequence[recipe.Recipe]) -> None:
+    """Make the runs folder this sweep's. Called once everything that was asked for has been found."""
+    settings.runs.write_json(SWEEP_FILE, settings.identity(recipes))
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - JSON data

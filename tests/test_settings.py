@@ -11,7 +11,7 @@ from bench import recipe
 from bench.errors import OtherConfigurationError
 from bench.identity import digest
 from bench.recipe import with_options
-from bench.settings import SWEEP_FILE, Settings, claim
+from bench.settings import SWEEP_FILE, Settings, claim, held
 from bench.storage import Folder
 
 
@@ -71,33 +71,34 @@ def test_what_a_recipe_says_is_part_of_the_identity(settings):
 
 
 def test_a_folder_is_claimed_once_and_continued(settings):
-    assert claim(settings, RECIPES) is False
-    held = settings.runs.read_bytes(SWEEP_FILE)
-    assert json.loads(held) == settings.identity(RECIPES)
-    assert claim(settings, RECIPES) is True
-    assert claim(dataclasses.replace(settings, batch_size=1), RECIPES) is True
-    assert settings.runs.read_bytes(SWEEP_FILE) == held
+    assert held(settings, RECIPES) is False
+    claim(settings, RECIPES)
+    content = settings.runs.read_bytes(SWEEP_FILE)
+    assert json.loads(content) == settings.identity(RECIPES)
+    assert held(settings, RECIPES) is True
+    assert held(dataclasses.replace(settings, batch_size=1), RECIPES) is True
+    assert settings.runs.read_bytes(SWEEP_FILE) == content
 
 
 def test_a_folder_of_another_configuration_is_refused(settings):
     claim(settings, RECIPES)
-    held = settings.runs.read_bytes(SWEEP_FILE)
+    content = settings.runs.read_bytes(SWEEP_FILE)
     with pytest.raises(OtherConfigurationError) as caught:
-        claim(dataclasses.replace(settings, seed=4, subjects=(1, 2)), RECIPES)
+        held(dataclasses.replace(settings, seed=4, subjects=(1, 2)), RECIPES)
     assert str(caught.value) == (
         f"{settings.runs} belongs to a sweep of another configuration (seed: there 0, now 4; "
         "subjects: there None, now [1, 2]). Choose another --runs folder."
     )
-    assert settings.runs.read_bytes(SWEEP_FILE) == held
+    assert settings.runs.read_bytes(SWEEP_FILE) == content
 
 
 def test_other_recipes_are_named(settings):
     claim(settings, RECIPES)
     with pytest.raises(OtherConfigurationError, match="recipes: there tiny-knn, now tiny-ridge"):
-        claim(settings, [recipe.load("tiny-ridge")])
+        held(settings, [recipe.load("tiny-ridge")])
 
 
 def test_a_long_difference_is_shortened(settings):
     claim(settings, RECIPES)
     with pytest.raises(OtherConfigurationError, match=r"sessions: there None, now \[1, 2, 3.*\.\.\.\)"):
-        claim(dataclasses.replace(settings, sessions=tuple(range(1, 60))), RECIPES)
+        held(dataclasses.replace(settings, sessions=tuple(range(1, 60))), RECIPES)
