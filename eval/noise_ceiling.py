@@ -62,6 +62,7 @@ def ncsnr(betas: Array, sessions: NDArray[np.int64], stimuli: NDArray[np.int64])
     scored = zscore_sessions(betas, sessions)
     if stimuli.shape != sessions.shape:
         raise ValueError(f"expected one stimulus a trial, got {stimuli.shape} for {len(sessions)} trials")
+    # Sorting brings the showings of an image together; complete images are then runs of three.
     order = np.argsort(stimuli, kind="stable")
     _, starts, counts = np.unique(stimuli[order], return_index=True, return_counts=True)
     complete = starts[counts == SHOWINGS]
@@ -69,6 +70,7 @@ def ncsnr(betas: Array, sessions: NDArray[np.int64], stimuli: NDArray[np.int64])
         raise ValueError(f"no image has exactly {SHOWINGS} showings; counts run from {counts.min()} to {counts.max()}")
     trials = order[complete[:, None] + np.arange(SHOWINGS)]  # (images, 3)
     noise = np.mean([scored[rows].var(axis=0, ddof=1) for rows in trials], axis=0)
+    # Z-scored betas have a variance of 1; by chance the noise estimate may exceed it, and no signal is left.
     return np.sqrt(np.maximum(1 - noise, 0)) / np.sqrt(noise)
 
 

@@ -167,6 +167,7 @@ def borda(
     """
     _check_tables(tables, len(higher_is_better))
     signs = np.where(higher_is_better, 1.0, -1.0)
+    # From here on higher is better in every column.
     subjects = [np.stack(columns, axis=1) * signs for columns in zip(*tables.values(), strict=True)]  # (N_s, R, M)
     points = _borda_points(np.mean([table.mean(0) for table in subjects], axis=0)[None])[0]
     drawn = _ranks(_borda_points(_hierarchical_means(subjects, resamples, np.random.default_rng(seed))))
@@ -194,6 +195,7 @@ def expected_chance(
     if n < 2:
         raise ValueError(f"chance needs at least 2 images to pair, got {n}")
     indices = np.arange(n)
+    # The n - 1 rotations pair every image with every other one exactly once.
     if pairings is None:
         orders = [np.roll(indices, shift) for shift in range(1, n)]
     else:
@@ -215,6 +217,7 @@ def normalise(score: Array, floor: Array, ceiling: Array) -> Array:
 
     Works for both directions of better. NaN where ceiling and floor are equal.
     """
+    # Not clipped: a score beyond its ceiling says that the ceiling is no ceiling, and must stay visible.
     span = np.asarray(ceiling, np.float64) - floor
     return (score - np.asarray(floor, np.float64)) / np.where(span == 0, np.nan, span)
 
@@ -255,6 +258,7 @@ def _hierarchical_means(subjects: Sequence[Array], resamples: int, rng: np.rando
     """`(B, R, M)` means over drawn subjects of means over drawn images; `subjects` holds `(N_s, R, M)` arrays."""
     means = np.zeros((resamples, *subjects[0].shape[1:]))
     drawn = rng.integers(len(subjects), size=(resamples, len(subjects)))
+    # Slot by slot: a subject drawn twice gets other images the second time, as the hierarchical bootstrap asks.
     for slot in drawn.T:
         for number, table in enumerate(subjects):
             here = np.flatnonzero(slot == number)
@@ -275,12 +279,14 @@ def _borda_points(values: Array) -> Array:
 
 def _ranks(points: Array) -> Array:
     """`(B, R)` ranks, 1 + the number of rows with more points."""
+    # Points are multiples of 1 / (2 M); the margin keeps rounding from breaking ties.
     return 1 + (points[:, None, :] > points[:, :, None] + 1e-9).sum(2)
 
 
 def _group(rows: list[str], points: Array, low: Array, high: Array) -> list[Rank]:
     """Order rows by points and let rows that overlap the best of their group share its rank."""
     ranks: list[Rank] = []
+    # Overlap is not transitive, so each row is compared with the first of its group, never with its neighbour.
     leader_high, leader_rank = -1, 0
     for place, index in enumerate(np.argsort(-points, kind="stable"), start=1):
         if low[index] > leader_high:

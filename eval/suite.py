@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -160,14 +159,15 @@ def score(
     stacked = reconstructions if reconstructions.ndim == 5 else reconstructions[:, None]
     reasons = {spec.name: _missing(spec, len(truth)) for spec in chosen.metrics}
     wanted = [spec for spec in chosen.metrics if reasons[spec.name] is None]
-    networks = {spec.feature.network: None for spec in wanted if spec.feature}
+    networks = dict.fromkeys(spec.feature.network for spec in wanted if spec.feature)
     # All weights are looked for before anything is computed: a missing file must not cost an hour.
     digests = {network.name: network_weights.digest(network, weights) for network in networks}
     job = _Job(stacked, truth, chosen, weights, digests, torch.device(device), batch, features)
     values = {spec.name: _pixel_values(spec, job) for spec in wanted if spec.feature is None}
-    for network, specs in groupby((s for s in wanted if s.feature), key=lambda s: s.feature and s.feature.network):
-        assert network is not None
-        values |= _network_values(network, list(specs), job)
+    for network in networks:  # one at a time in memory: CLIP alone holds 1.2 GB
+        specs = [spec for spec in wanted if spec.feature and spec.feature.network == network]
+        values |= _network_values(network, specs, job)
+    # Computed in the order of the networks, told in the order of the protocol.
     per_image = {spec.name: values[spec.name] for spec in wanted}
     results = tuple(_result(spec, reasons[spec.name], per_image, seed) for spec in chosen.metrics)
     return Scores(chosen.name, chosen.version, results, per_image, digests, stacked.shape[1])
@@ -183,6 +183,7 @@ def _missing(spec: MetricSpec, n: int) -> str | None:
 
 def _pixel_values(spec: MetricSpec, job: _Job) -> Array:
     """`(N,)` values of a pixel metric, averaged over samples."""
+    # Resized pictures take a hundred times the memory of what is left of them, so only a chunk exists at a time.
     parts = []
     for start in range(0, len(job.truth), IMAGE_CHUNK):
         rows = slice(start, start + IMAGE_CHUNK)
@@ -244,12 +245,14 @@ def _truth_features(extractor: Extractor, taps: list[str], job: _Job) -> dict[st
     if missing:
         for tap, computed in extractor(job.truth, missing).items():
             job.cache[digest, network.name, tap] = computed.numpy()
+    # A copy: caches may hand out read-only memory maps, which torch does not take.
     return {tap: torch.from_numpy(np.array(job.cache[digest, network.name, tap])) for tap in taps}
 
 
 def _result(spec: MetricSpec, reason: str | None, per_image: Mapping[str, Array], seed: int) -> MetricResult:
     if reason is not None:
         return MetricResult(spec.name, None, 0, None, None, spec.higher_is_better, f"not computed: needs {reason}")
+    # The same seed for all metrics: their intervals come from the same draws of images.
     estimate = statistics.bootstrap(per_image[spec.name], seed=seed)
     error = None if np.isnan(estimate.standard_error) else estimate.standard_error
     interval = (estimate.low, estimate.high)

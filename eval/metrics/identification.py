@@ -64,6 +64,7 @@ def identification_from_correlations(correlations: Tensor, *, transpose: bool = 
     if correlations.shape != (n, n) or n < 2:
         raise ValueError(f"identification needs at least 2 images, got correlations {tuple(correlations.shape)}")
     others = correlations.T if transpose else correlations  # one column a trial, compared with its own diagonal entry
+    # Comparisons with NaN are false, here as in NumPy: what is undefined is neither won nor tied.
     margin = others.diagonal() - others
     won = (margin > TOLERANCE).sum(0).double()
     if ties == "half":

@@ -97,6 +97,7 @@ def load(network: Network, weights: Path | str | None, device: torch.device) -> 
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    # Neither branch unpickles anything but tensors.
     if path.suffix == ".safetensors":
         return load_file(path)
     try:
@@ -137,14 +138,17 @@ def _check_entries(path: Path, expected: Mapping[str, Tensor], state: Mapping[st
 
 def _initialise(module: nn.Module, network: Network) -> None:
     """Fill with seeded normal weights of variance 2 / fan-in (He et al. 2015), zero biases, neutral normalisation."""
+    # A seed of its own for each network: two of one architecture must not be the same network twice.
     generator = torch.Generator().manual_seed(UNTRAINED_SEED + zlib.crc32(network.name.encode()))
     for name, parameter in module.named_parameters():
         owner = module.get_submodule(name.rpartition(".")[0])
         if isinstance(owner, nn.LayerNorm | nn.BatchNorm2d) or name.endswith("bias"):
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
+            # Drawn on the CPU: the same numbers on every device.
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
             values = torch.empty(parameter.shape).normal_(0, (2 / max(fan_in, 1)) ** 0.5, generator=generator)
             parameter.copy_(values)
+    # Neutral statistics: means of zero, variances and spreads of one.
     for name, buffer in module.named_buffers():
         buffer.fill_(1 if name.endswith(("running_var", "spread")) else 0)
