@@ -13,8 +13,8 @@ from typing import Any
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from bench import strict
 from bench.board import gallery as pictures
-from bench.board import strict
 from bench.board.build import build, validate
 from bench.board.html import html
 from bench.board.markdown import markdown

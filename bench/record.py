@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pydantic
 
-from bench.board.strict import check, parse, schema
 from bench.errors import BadDataError, CorruptFileError, MissingDataError
 from bench.identity import canonical_json, plain
 from bench.provenance import commit, environment
@@ -37,6 +36,7 @@ from bench.record_parts import (
     SampleFile,
 )
 from bench.storage import Folder
+from bench.strict import check, parse, schema
 
 __all__ = [
     "Chain",

@@ -10,7 +10,6 @@ import pytest
 from board_records import COLUMNS, draw, link, protocol, scored
 
 from bench import provenance, record_parts
-from bench.board.strict import schema
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
 from bench.identity import plain
 from bench.record import (
@@ -28,6 +27,7 @@ from bench.record import (
     write_record,
 )
 from bench.storage import Folder
+from bench.strict import schema
 
 
 @pytest.fixture

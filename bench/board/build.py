@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench.board import strict
+from bench import strict
 from bench.board.groups import Excluded, Group, group
 from bench.board.ranking import SEED, Standing, differences, standings
 from bench.board.rows import row

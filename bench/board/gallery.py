@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.board import strict
+from bench import strict
 from bench.errors import BadDataError
 
 SCHEMA = "reconbench/gallery"
