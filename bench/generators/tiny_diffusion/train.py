@@ -1,0 +1,221 @@
+"""Trains the tiny latent diffusion model on the simulator's scenes.
+
+    python -m bench.generators.tiny_diffusion.train --out bench/generators/tiny_diffusion/weights
+
+First the VAE (L1 + MSE + gradient difference + a small KL term, as in Rombach et al. 2022 without the adversary), whose
+latent is then standardised by folding a per-channel mean and standard deviation into its 1x1 convolutions; then the
+UNet on the latents (v-prediction, exponential moving average of the weights). Both runs are determined by `--seed`,
+the step counts and the number of threads. Training scenes come from designs that no simulated dataset uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bench.data.simulate.scenes import draw_batch, sample_scene, stimulus_seed
+from bench.generators.tiny_diffusion.architecture import PICTURE_SIZE, new_scheduler, new_unet, new_vae
+
+TRAINING_DESIGN = 1_000_003
+"""Design seed of the training scenes: the simulated datasets count theirs from 0."""
+HELD_OUT_DESIGN = 1_000_004
+"""Design seed of the scenes that training reports on and never learns from."""
+VAE_BATCH = 16
+UNET_BATCH = 64
+KL_WEIGHT = 3e-4
+_LOG = logging.getLogger(__name__)
+
+
+def pictures(first: int, count: int, design: int = TRAINING_DESIGN) -> torch.Tensor:
+    """Return scenes `first ... first + count - 1` of a design as `(count, 3, 64, 64)` floats in [-1, 1]."""
+    scenes = [sample_scene(stimulus_seed(index, design)) for index in range(first, first + count)]
+    array = np.ascontiguousarray(draw_batch(scenes, PICTURE_SIZE).transpose(0, 3, 1, 2))
+    return torch.from_numpy(array).float() / 127.5 - 1
+
+
+def pixel_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the mean Pearson correlation of `(N, ...)` pictures over their own pixels (PixCorr)."""
+    a, b = (x.flatten(1).double() - x.flatten(1).double().mean(1, keepdim=True) for x in (a, b))
+    return float((functional.normalize(a, dim=1) * functional.normalize(b, dim=1)).sum(1).mean())
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
+    """Return the rate at a step: linear warm-up, then a cosine down to a fiftieth of the peak."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
+    return peak * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+
+
+def train_vae(steps: int, seed: int, out: Path, save_every: int = 200) -> None:
+    """Train the VAE and write it to `out/vae`; rough versions are written on the way.
+
+    Args:
+        steps: Batches of 16 scenes, no scene twice.
+        seed: Of the initial weights and of the posterior's samples.
+        out: Weights folder.
+        save_every: Steps between two reports with a rough version.
+    """
+    torch.manual_seed(seed)
+    vae = new_vae()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
+    started = time.monotonic()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, 2e-3)
+        loss = vae_loss(vae, pictures(step * VAE_BATCH, VAE_BATCH))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            minutes = (time.monotonic() - started) / 60
+            score = round_trip(vae)
+            _LOG.info("vae %d/%d  loss %.4f  PixCorr %.4f  %.1f min", step + 1, steps, loss.detach(), score, minutes)
+            vae.save_pretrained(out / "vae-rough", safe_serialization=True)
+    standardise(vae, pictures(0, 1024))
+    vae.half().save_pretrained(out / "vae", safe_serialization=True)
+
+
+def vae_loss(vae: Any, batch: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - an AutoencoderKL
+    """Return the VAE's training loss of a batch `(B, 3, 64, 64)`; the networks run in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(batch).latent_dist
+        again = vae.decode(posterior.sample()).sample
+    again = again.float()
+    loss = functional.l1_loss(again, batch) + 2 * functional.mse_loss(again, batch)
+    for dim in (2, 3):
+        loss = loss + 0.5 * functional.l1_loss(again.diff(dim=dim), batch.diff(dim=dim))
+    return loss + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+
+
+@torch.no_grad()
+def round_trip(vae: Any, count: int = 128) -> float:  # noqa: ANN401 - see vae_loss
+    """Return the PixCorr of decoded posterior means of held-out scenes with the scenes."""
+    truth = pictures(0, count, HELD_OUT_DESIGN)
+    again = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in truth.split(32)])
+    return pixel_correlation(again.clamp(-1, 1), truth)
+
+
+@torch.no_grad()
+def standardise(vae: Any, batch: torch.Tensor) -> None:  # noqa: ANN401 - see vae_loss
+    """Give each latent channel mean 0 and variance 1 over `batch` without changing a decoded picture.
+
+    The encoder's last and the decoder's first layer are 1x1 convolutions, so the affine change folds into them.
+    """
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in batch.split(32)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    n = len(mean)
+    vae.quant_conv.weight[:n] /= deviation[:, None, None, None]
+    vae.quant_conv.bias[:n] = (vae.quant_conv.bias[:n] - mean) / deviation
+    vae.quant_conv.bias[n:] -= 2 * deviation.log()
+    kernel = vae.post_quant_conv.weight
+    vae.post_quant_conv.bias += torch.einsum("oi,i->o", kernel[:, :, 0, 0], mean)
+    kernel *= deviation[None, :, None, None]
+
+
+@torch.no_grad()
+def training_latents(out: Path, count: int) -> torch.Tensor:
+    """Return the scaled posterior means `(count, 4, 16, 16)` of training scenes under the VAE in `out`."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(out / "vae", low_cpu_mem_usage=False).float().eval()
+    parts = []
+    for first in range(0, count, 128):
+        mean = vae.encode(pictures(first, min(128, count - first))).latent_dist.mode()
+        parts.append(mean * vae.config.scaling_factor)
+    return torch.cat(parts)
+
+
+def batches(latents: torch.Tensor, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield `steps` batches of 64 latents, reshuffled whenever all were seen."""
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < UNET_BATCH:
+            order = torch.randperm(len(latents), generator=generator)
+        yield latents[order[:UNET_BATCH]]
+        order = order[UNET_BATCH:]
+
+
+def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 200) -> None:
+    """Train the UNet on the latents of the VAE in `out` and write it with its schedule to `out/unet`, `out/scheduler`.
+
+    Args:
+        steps: Batches of 64 latents.
+        seed: Of the initial weights, the order, the noise and the timesteps.
+        scenes: How many training scenes.
+        out: Weights folder, with the VAE.
+        save_every: Steps between two reports with a usable version.
+    """
+    torch.manual_seed(seed + 1)
+    scheduler, unet = new_scheduler(), new_unet()
+    average = new_unet().requires_grad_(False)
+    average.load_state_dict(unet.state_dict())
+    scheduler.save_pretrained(out / "scheduler")
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
+    latents, started, recent = training_latents(out, scenes), time.monotonic(), 1.0
+    _LOG.info("unet: %d latents, standard deviation %.3f", len(latents), float(latents.std()))
+    for step, batch in enumerate(batches(latents, steps, torch.Generator().manual_seed(seed))):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, 1.5e-3)
+        loss = diffusion_loss(unet, scheduler, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        follow(average, unet, min(0.998, (step + 1) / (step + 20)))
+        recent += 0.01 * (float(loss.detach()) - recent)
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            _LOG.info("unet %d/%d  loss %.4f  %.1f min", step + 1, steps, recent, (time.monotonic() - started) / 60)
+            half = new_unet().half()
+            half.load_state_dict(average.state_dict())
+            half.save_pretrained(out / "unet", safe_serialization=True)
+
+
+def diffusion_loss(unet: Any, scheduler: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - diffusers
+    """Return the v-prediction loss of latents `(B, 4, 16, 16)` at random timesteps and noise."""
+    noise = torch.randn_like(latents)
+    steps = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),))
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = unet(scheduler.add_noise(latents, noise, steps), steps).sample
+    return functional.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, steps))
+
+
+@torch.no_grad()
+def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the trained ones."""
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the training; returns the exit status."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="weights folder")
+    arguments.add_argument("--stage", choices=("all", "vae", "unet"), default="all", help="what to train")
+    arguments.add_argument("--vae-steps", type=int, default=3200, help="batches of 16 scenes")
+    arguments.add_argument("--unet-steps", type=int, default=3000, help="batches of 64 latents")
+    arguments.add_argument("--scenes", type=int, default=16_000, help="training scenes of the UNet")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--threads", type=int, default=1)
+    chosen = arguments.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(chosen.threads)
+    if chosen.stage != "unet":
+        train_vae(chosen.vae_steps, chosen.seed, chosen.out)
+    if chosen.stage != "vae":
+        train_unet(chosen.unet_steps, chosen.seed, chosen.scenes, chosen.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
