@@ -118,10 +118,12 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
         encoder.save(state)
         (folder / "state").upload(state)
         size = sum(p.stat().st_size for p in state.rglob("*") if p.is_file())
+        # Inside the block: an encoder may keep large arrays in its checkpoint directory while it predicts.
+        score = _selection_score(encoder, data, heads)
     record = FitRecord(
         id=plan.id,
         status="ok",
-        validation_correlation=_selection_score(encoder, data, heads),
+        validation_correlation=score,
         steps=steps.made,
         costs={
             **clock.costs(device),
