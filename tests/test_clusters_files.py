@@ -13,6 +13,8 @@ import pytest
 import ray
 import yaml
 
+from bench import provenance, sweep
+
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTERS = ROOT / "clusters"
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
@@ -304,3 +306,22 @@ def test_each_file_says_how_to_start_submit_and_stop(name):
     for script in re.findall(r"python (clusters/\S+\.py|bench/\S+\.py)", top):
         assert (ROOT / script).exists()
     assert f"clusters/{name}" in top or name == "local-autoscaling.yaml"
+
+
+def test_the_page_names_files_and_options_that_exist():
+    page = (CLUSTERS / "README.md").read_text()
+    named = set(re.findall(r"\b(?:clusters|bench)/[\w.-]+\.(?:py|yaml)|clusters/Dockerfile", page))
+    assert {"clusters/aws.yaml", "clusters/kuberay-cluster.yaml", "clusters/kuberay-job.yaml"} <= named
+    assert all((ROOT / name).exists() for name in named)
+    options = {text for action in sweep.arguments()._actions for text in action.option_strings}
+    assert set(re.findall(r"`(--(?:shards|data|runs)\w*)`", page)) <= options
+    assert f"`{provenance.COMMIT_VARIABLE}`" in page
+    nodes = [kind["node_config"] for kind in read("aws.yaml")["available_node_types"].values()]
+    assert {node["IamInstanceProfile"]["Name"] for node in nodes} == set(
+        re.findall(r"^\| `(reconbench-\w+)` \|", page, re.MULTILINE)
+    )
+    secret = cluster_spec("kuberay-cluster.yaml")["authOptions"]["secretName"]
+    assert f"`{secret}`" in page
+    sources = [source["secretRef"] for one in containers(cluster_spec("kuberay-job.yaml")) for source in one["envFrom"]]
+    assert sources == [{"name": "reconbench-s3", "optional": True}] * 4
+    assert "secret generic reconbench-s3 " in page
