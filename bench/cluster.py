@@ -17,6 +17,7 @@ SETTINGS: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -25,7 +26,6 @@ SETTINGS: Mapping[str, str] = {
     "RAY_memory_monitor_refresh_ms": "250",
 }
 """Settings of Ray the harness owns; a value set by the user wins. They are printed into the record."""
-
 
 CHATTY = ("ray.data", "ray.serve", "ray.tune")
 """Loggers that tell of every step; the stages show their own progress."""
@@ -67,5 +67,15 @@ def connect(cpus: int | None = None, object_store_bytes: int | None = None) -> N
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
             options["object_store_memory"] = object_store_bytes
     ray.init(**options)
+    quieten()
+
+
+def quieten() -> None:
+    """Keep Ray's libraries to warnings; each sets its own logger up again when it starts."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def largest_node_cpus() -> int:
+    """Return the CPUs of the largest node that is up: the most one task can ask for and still be placed."""
+    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), 1)

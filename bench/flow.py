@@ -249,7 +249,9 @@ def _score(settings: Settings, rows: Sequence[Row], winner: int, opened: Opened)
     if settings.exact_images:
         subject = min(opened.tested)
         few = {subject: opened.tested[subject][: settings.exact_images]}
-        exact = Task(opened.data, few, "mindeye2", UNTRAINED, settings.runs, settings.seed)
+        # One task with all of a node's CPUs: its networks need 2.5 GB, and one picture 2.5 CPU seconds.
+        cpus = cluster.largest_node_cpus()
+        exact = Task(opened.data, few, "mindeye2", UNTRAINED, settings.runs, settings.seed, cpus)
         chosen = [rows[winner], *(row for row in rows if row.control in ("shuffled", "mean-image", "oracle"))]
         with progress("mindeye2", len(chosen)) as advance:
             score_rows([only_subject(row, subject) for row in chosen], exact, advance)

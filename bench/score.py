@@ -28,51 +28,63 @@ from bench.graph import Images
 from bench.scored import Row, Scored, Task, now, score_link, write_score
 from bench.storage import Folder
 from eval.statistics import derangement
+from eval.suite import FeatureCache
 from eval.suite import score as score_pictures
 
 CHANCE_PAIRINGS = 5
 
 
 def score_rows(rows: Sequence[Row], task: Task, advance: console.Advance) -> None:
-    """Score every row and subject in Ray tasks and write the records; rows with a record are skipped.
+    """Score every row in Ray tasks, one a subject, and write the records; rows with a record are skipped.
 
     Args:
         rows: What to score.
         task: How.
-        advance: Counts scored subjects.
+        advance: Counts scored subjects of rows.
     """
-    pending: dict[Any, tuple[Row, int]] = {}
-    started = now()
+    started, todo = now(), []
     for row in rows:
         if (task.runs / record.SCORES / score_link(row, task).id).exists(record.RECORD_FILE):
             advance(len(row.images), "already scored")
-            continue
-        for subject in row.images:
-            pending[_score_subject.remote(row, subject, task)] = (row, subject)
-    done: dict[str, dict[int, Scored]] = {}
+        else:
+            todo.append(row)
+    pending: dict[Any, tuple[int, list[Row]]] = {}
+    for subject in sorted({subject for row in todo for subject in row.images}):
+        mine = [row for row in todo if subject in row.images]
+        pending[_score_subject.options(num_cpus=task.cpus).remote(mine, subject, task)] = (subject, mine)
+    done: dict[str, dict[int, Scored]] = {row.name: {} for row in todo}
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
-        row, subject = pending.pop(ready)
-        done.setdefault(row.name, {})[subject] = ray.get(ready)
-        advance(1, f"{row.name} subject {subject}")
-        if len(done[row.name]) == len(row.images):
-            write_score(row, done[row.name], task, started)
+        subject, mine = pending.pop(ready)
+        for row, scored in zip(mine, ray.get(ready), strict=True):
+            done[row.name][subject] = scored
+        advance(len(mine), f"subject {subject}")
+    for row in todo:
+        write_score(row, done[row.name], task, started)
 
 
 @ray.remote(num_cpus=1)
-def _score_subject(row: Row, subject: int, task: Task) -> Scored:
-    """Score one subject's pictures."""
-    clock = time.monotonic(), time.process_time()
-    torch.set_num_threads(1)
+def _score_subject(rows: Sequence[Row], subject: int, task: Task) -> list[Scored]:
+    """Score one subject's pictures of every row; the features of the true pictures are computed once for all."""
+    torch.set_num_threads(task.cpus)
     stimuli = tuple(task.tested[subject])
-    shown, seeds, digests = _pictures_of(row.images[subject].folder, stimuli)
     truth = workspace.pictures(task.data, stimuli)
     true = torch.from_numpy(np.stack([truth[s] for s in stimuli]).transpose(0, 3, 1, 2).copy())
+    features: FeatureCache = {}
+    return [_score_pictures(row, subject, task, true, features) for row in rows]
+
+
+def _score_pictures(row: Row, subject: int, task: Task, truth: torch.Tensor, features: FeatureCache) -> Scored:
+    """Score one subject's pictures of one row against the true ones, `(N, 3, H, W)` uint8."""
+    clock = time.monotonic(), time.process_time()
+    stimuli = tuple(task.tested[subject])
+    shown, seeds, digests = _pictures_of(row.images[subject].folder, stimuli)
     if row.wrong_pairs:
         rng = np.random.default_rng([task.seed, subject])
         orders = [derangement(len(stimuli), rng) for _ in range(CHANCE_PAIRINGS)]
         shown = np.stack([shown[order, 0] for order in orders], axis=1)
-    scores = score_pictures(torch.from_numpy(shown), true, task.protocol, task.weights, seed=task.seed)
+    given = torch.from_numpy(shown)
+    scores = score_pictures(given, truth, task.protocol, task.weights, seed=task.seed, features=features)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     spent = time.process_time() - clock[1], time.monotonic() - clock[0]
     return Scored(scores, stimuli, seeds, digests, *spent, memory)

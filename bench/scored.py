@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """How rows are scored: data, test pictures, protocol and its weights, runs folder, seed."""
+    """How rows are scored: data, test pictures, protocol and its weights, runs folder, seed, CPUs of one task."""
 
     data: Data
     tested: Mapping[int, Sequence[int]]
@@ -69,6 +69,7 @@ class Task:
     weights: str | None
     runs: Folder
     seed: int = 0
+    cpus: int = 1
 
     @property
     def chosen(self) -> Protocol:

@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from bench import cluster
 from bench.data.image_shards import png_of
 from bench.errors import OptionError, ReconbenchError
 from bench.generators.base import InputSpec
@@ -201,6 +202,7 @@ def running(port: int | None = None) -> Iterator[None]:
         return
     location = "Disabled" if port is None else "HeadOnly"
     serve.start(proxy_location=location, http_options={"host": "127.0.0.1", "port": port or 0})
+    cluster.quieten()
     try:
         yield
     finally:
