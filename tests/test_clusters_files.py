@@ -90,7 +90,7 @@ def test_autoscaler_files_scale_from_zero_and_keep_work_off_the_head(name):
     assert max(most) <= config["max_workers"] <= sum(most)
     cpu = [kind["priority"] for kind in workers.values() if "GPU" not in kind["resources"]]
     gpu = [kind["priority"] for kind in workers.values() if "GPU" in kind["resources"]]
-    # The autoscaler fills the higher priority first; tasks that need only CPUs must not start a GPU node.
+    # The autoscaler fills the higher priority first: CPU tasks should not start GPU nodes while others can be had.
     assert cpu
     assert gpu
     assert min(cpu) > max(gpu)
