@@ -136,13 +136,15 @@ def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -
 
 def _read_sessions(folder: Folder, entries: Sequence[FileEntry]) -> list[Any]:
     """Return references to one Arrow table a block, read and checked by Ray Data in the entries' order."""
-    context = ray.data.DataContext.get_current()
+    context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True  # else a corrupt file's message is lost on the way back
     items = [{"path": entry.path, "place": i} for i, entry in enumerate(entries)]
     reader = _SessionReader(folder, tuple(entries))
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    tables = dataset.map_batches(reader, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
-    return list(tables.materialize().to_arrow_refs())
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        tables = dataset.map_batches(reader, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
+        return list(tables.materialize().to_arrow_refs())
 
 
 @dataclass(frozen=True)
