@@ -240,7 +240,7 @@ def test_the_image_installs_the_tested_versions_and_the_packages():
     sources = {source for words in copied for source in words}
     assert {"bench", "encoders", "eval", "clusters", "pyproject.toml", "clusters/constraints.txt"} <= sources
     for source in sources:
-        assert (ROOT / source).exists() or source == "README.md"
+        assert (ROOT / source).exists()
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {name.rstrip("*") for name in packages} <= sources
 
