@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 
+from bench.errors import OptionError
+
 ROOT = Path(__file__).resolve().parent.parent
 EXCLUDED = [".git", ".venv", ".reconbench", "tests", "**/__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 
@@ -79,3 +81,18 @@ def quieten() -> None:
 def largest_node_cpus() -> int:
     """Return the CPUs of the largest node that is up: the most one task can ask for and still be placed."""
     return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), 1)
+
+
+def gpus() -> int:
+    """Return how many GPUs the cluster has, or can grow to.
+
+    A cluster that scales from zero has none until something asks for one, so it must say what it can grow to: the
+    cluster files set `RECONBENCH_GPUS`.
+
+    Raises:
+        OptionError: If `RECONBENCH_GPUS` is not a number.
+    """
+    given = os.environ.get("RECONBENCH_GPUS", "0")
+    if not given.isdigit():
+        raise OptionError(f"RECONBENCH_GPUS is {given!r}: the number of GPUs that the cluster can grow to is needed")
+    return max(int(ray.cluster_resources().get("GPU", 0)), int(given))

@@ -82,13 +82,13 @@ def environment() -> dict[str, Any]:
 def commit() -> str | None:
     """Return the commit of the source, with `-dirty` behind it when tracked files were changed; None when unknown.
 
-    A job's `.git` does not travel with it, so the submitter's word comes first: `RECONBENCH_COMMIT`, then `commit` in
-    the job's metadata, then `git` where the source lies in a checkout.
+    A job's `.git` does not travel with it, so the submitter's word comes first: `commit` in the job's metadata, then
+    `RECONBENCH_COMMIT` (which an image sets for the source it holds), then `git` where the source lies in a checkout.
 
     Raises:
         OptionError: If what was given is not a commit.
     """
-    given = os.environ.get(COMMIT_VARIABLE) or _commit_of_job()
+    given = _commit_of_job() or os.environ.get(COMMIT_VARIABLE)
     if given is None:
         return _commit_of_checkout(Path(__file__).resolve().parent.parent)
     if not _COMMIT.fullmatch(given):

@@ -143,8 +143,7 @@ def _scale(replicas: int | None, gpus_per_replica: float, batches: int) -> Any: 
     """Return how a generator is deployed on this cluster: on its GPUs, or on its CPUs where it has none."""
     from bench.serving import Scale
 
-    resources = ray.cluster_resources()
-    gpus, cpus = resources.get("GPU", 0), max(1, int(resources.get("CPU", 1)))
+    gpus, cpus = cluster.gpus(), max(1, int(ray.cluster_resources().get("CPU", 1)))
     if gpus:
         count = replicas or max(1, math.floor(gpus / gpus_per_replica))
         return Scale(min(count, batches), 1, gpus_per_replica)

@@ -120,7 +120,7 @@ def _units(manifest: Manifest) -> list[Unit]:
 
 def _encoded(units: Sequence[Unit], work: Work) -> Iterator[dict[str, Any]]:
     """Run the actor pool; yield for each part its name, rows, and each target's size and sha256."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = cluster.gpus()
     slots = gpus or int(ray.cluster_resources().get("CPU", 1))
     # The stage has a progress display of its own; importing ray.data first sets that logger up.
     logging.getLogger("ray.data").setLevel(logging.ERROR)

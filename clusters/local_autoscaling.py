@@ -168,6 +168,8 @@ def _start_head(cluster: Cluster, ports: Mapping[str, int], metrics: Sequence[in
         f"--temp-dir={cluster.temp_dir}",
     ]
     environment = _head_environment(cluster, metrics, config["provider"]["head_node_id"])
+    # With no GPU worker up, nothing else would tell a sweep that it may ask for one.
+    environment["RECONBENCH_GPUS"] = str(config["available_node_types"][GPU_TYPE]["max_workers"])
     # In the repository, so that the job's command may name `bench/sweep.py`.
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -227,12 +227,12 @@ def test_environment_names_versions_but_no_host():
     assert "/" not in "".join(found["packages"].values())
 
 
-def test_commit_comes_from_submitter_then_job(monkeypatch):
+def test_commit_comes_from_the_job_then_from_the_image(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"commit": "abcdef0-dirty"}}))
     monkeypatch.setenv("RECONBENCH_COMMIT", "1234567")
-    assert commit() == "1234567"
-    monkeypatch.delenv("RECONBENCH_COMMIT")
     assert commit() == "abcdef0-dirty"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {}}))
+    assert commit() == "1234567"
     monkeypatch.setenv("RECONBENCH_COMMIT", "main; rm")
     with pytest.raises(OptionError, match="'main; rm' is not a commit"):
         commit()

@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from bench import cluster
 from bench.console import Advance
 from bench.errors import ReconbenchError
 from bench.fit.draws import configurations
@@ -132,7 +133,7 @@ def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Adva
     """Run fits as plain Tune function trials on reused actors, then record those the scheduler stopped."""
     by_id = {candidate.plan.id: candidate for candidate in todo}
     trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=by_id)
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    gpus = cluster.gpus() > 0
     resources = tune.with_resources(
         trainable, lambda config: tune.PlacementGroupFactory([_resources(by_id[config["fit"]], gpus)])
     )
