@@ -8,6 +8,7 @@ and every other fit on the node, read them from shared memory without a copy.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import ray
 from bench.data.columns import from_column
 from bench.data.shards import FileEntry, Manifest, read_checked, read_manifest, voxels_path
 from bench.data.splits import ROLES, Split, SplitRole
-from bench.errors import BadDataError, MissingDataError
+from bench.errors import BadDataError, CorruptFileError, MissingDataError
 from bench.storage import Folder
 
 Normalise = Literal["session", "subject", "none"]
@@ -106,7 +107,8 @@ def load(query: Query, shared: np.ndarray) -> dict[int, Any]:
 
     Raises:
         MissingDataError: If a subject or session is not in the shards.
-        CorruptFileError: If a file differs from its manifest (raised when the reference is fetched, wrapped by Ray).
+        CorruptFileError: If a session's file differs from its manifest. What is wrong with a voxel table or with the
+            betas shows when the reference is fetched.
     """
     manifest = read_manifest(query.shards)
     entries = [entry for subject in query.subjects for entry in _entries(manifest, subject, query.sessions)]
@@ -135,16 +137,28 @@ def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -
 
 
 def _read_sessions(folder: Folder, entries: Sequence[FileEntry]) -> list[Any]:
-    """Return references to one Arrow table a block, read and checked by Ray Data in the entries' order."""
+    """Return references to one Arrow table a block, read and checked by Ray Data in the entries' order.
+
+    Raises:
+        CorruptFileError, MissingDataError, BadDataError: If a file is not what the manifest says, with its name.
+    """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True  # else a corrupt file's message is lost on the way back
+    # The error is raised with its own message; Ray's log would put two tracebacks of its insides before it.
+    for name in ("ray.data._internal.execution", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     items = [{"path": entry.path, "place": i} for i, entry in enumerate(entries)]
     reader = _SessionReader(folder, tuple(entries))
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         tables = dataset.map_batches(reader, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
-        return list(tables.materialize().to_arrow_refs())
+        try:
+            return list(tables.materialize().to_arrow_refs())
+        except (CorruptFileError, MissingDataError, BadDataError) as error:
+            # Ray Data puts advice about its own retries, on further lines, behind the message.
+            cause = getattr(error, "cause", error)
+            raise type(cause)(str(cause).partition("\n")[0]) from None
 
 
 @dataclass(frozen=True)
