@@ -1,0 +1,78 @@
+"""Small stand-ins for the feature networks, so that a protocol's plumbing runs in milliseconds, and small pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eval.networks import weights
+from eval.networks.base import Network
+from eval.protocols.base import Protocol
+
+CLASSES = 120
+
+
+class TinyNet(nn.Module):
+    """For each tap a convolution of its own, pooled to 4 x 4 places."""
+
+    def __init__(self, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 6, 5, stride=2) for _ in taps)
+        self.head = nn.Linear(6 * 16, CLASSES)
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        return [nn.functional.adaptive_avg_pool2d(torch.relu(layer(pixels)), 4) for layer in self.layers]
+
+
+@cache
+def fake(network: Network) -> Network:
+    """The network's name, taps, file and normalisation on a few hundred parameters."""
+
+    def forward(module: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
+        assert isinstance(module, TinyNet)
+        tapped = dict(zip(network.taps, module.features(pixels), strict=True))
+        if "probabilities" in tapped:
+            tapped["probabilities"] = module.head(tapped["probabilities"].flatten(1)).softmax(1)
+        return tapped
+
+    return dataclasses.replace(
+        network, build=lambda: TinyNet(network.taps), forward=forward, unused=(), foreign=(), prefix=""
+    )
+
+
+def with_fakes(protocol: Protocol) -> Protocol:
+    """The protocol with every network replaced."""
+    metrics = [
+        dataclasses.replace(m, feature=dataclasses.replace(m.feature, network=fake(m.feature.network)))
+        if m.feature
+        else m
+        for m in protocol.metrics
+    ]
+    return dataclasses.replace(protocol, metrics=tuple(metrics))
+
+
+def fake_features(network: Network, tap: str, pixels: Tensor) -> np.ndarray:
+    """Features `(N, D)` of normalised pixels, straight through the stand-in."""
+    module = weights.load(fake(network), "untrained", torch.device("cpu"))
+    with torch.inference_mode():
+        return fake(network).forward(module, pixels)[tap].flatten(1).numpy()
+
+
+def level_pictures(n: int, samples: int, size: int = 48, truth_size: int = 48, seed: int = 42) -> tuple[Tensor, Tensor]:
+    """Reconstructions `(n, samples, 3, size, size)` and truths `(n, 3, truth_size, truth_size)`, uint8.
+
+    Truths are smooth, reconstructions the same scenes with noise of their own.
+    """
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.random((n, 3, 6, 6))).float()
+    truth, same = (
+        nn.functional.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)
+        for side in (truth_size, size)
+    )
+    noise = torch.from_numpy(rng.random((n, samples, 3, size, size))).float()
+    noisy = 0.5 * same[:, None] + 0.5 * noise
+    return (noisy * 255).round().to(torch.uint8), (truth * 255).round().to(torch.uint8)
