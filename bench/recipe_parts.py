@@ -48,8 +48,8 @@ class Stage:
         name: The stage's name in search spaces and `init_from`.
         options: Fields of the encoder's `Options`.
         heads: What it predicts, by head name. Empty for self-supervised stages.
-        subjects: One fit a subject, or one fit over all subjects.
-        dataset: Name of the data set of shards (`--shards NAME=URI`), None for the sweep's own.
+        subjects: One fit a subject, one fit over all subjects, or for each subject one fit over all the others.
+        dataset: Name of a data set among those the sweep opened, None for its own.
         normalise: z-scoring of betas, always with statistics of training trials.
         init_from: Name of the earlier stage whose state this one starts from.
         gpus: Share of a GPU a fit takes where the cluster has GPUs; fits run on CPUs where it has none.
@@ -59,7 +59,7 @@ class Stage:
     name: str = "fit"
     options: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, HeadSpec] = field(default_factory=dict)
-    subjects: Literal["each", "joint"] = "each"
+    subjects: Literal["each", "joint", "others"] = "each"
     dataset: str | None = None
     normalise: Literal["session", "subject", "none"] = "session"
     init_from: str | None = None

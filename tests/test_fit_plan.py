@@ -10,7 +10,7 @@ from stream_shards import TARGET
 
 from bench import options, registry
 from bench.data.splits import Split
-from bench.errors import UnknownNameError
+from bench.errors import OptionError, UnknownNameError
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe, plan_stage
 from bench.identity import canonical_json
 from bench.recipe import HeadSpec, Node, Recipe, Stage
@@ -166,8 +166,18 @@ def test_each_subject_may_start_from_the_joint_fit():
 
 def test_a_joint_stage_cannot_start_from_fits_of_single_subjects():
     chain = recipe_of(FIRST, dataclasses.replace(SECOND, subjects="joint"))
-    with pytest.raises(ValueError, match=r"stage 'second': no fit of stage 'first' covers subjects \(1, 2\)"):
+    with pytest.raises(OptionError, match="stage 'second': no fit of stage 'first' is for all subjects"):
         plan_recipe(chain, (1, 2), DATA, 0)
+
+
+def test_pretraining_on_the_others_then_adapting_to_each_subject():
+    others = dataclasses.replace(FIRST, subjects="others")
+    first, second = plan_recipe(recipe_of(others, SECOND), (1, 2, 5), DATA, 0)
+    assert [plan.subjects for plan in first] == [(2, 5), (1, 5), (1, 2)]
+    assert [plan.subjects for plan in second] == [(1,), (2,), (5,)]
+    assert [plan.parent for plan in second] == [plan.id for plan in first]
+    with pytest.raises(OptionError, match=r"trains on the other subjects; there is only \[1\]"):
+        plan_recipe(recipe_of(others, SECOND), (1,), DATA, 0)
 
 
 def test_an_option_of_the_first_stage_changes_the_whole_chain():

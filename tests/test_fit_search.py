@@ -390,12 +390,20 @@ def test_a_fit_whose_data_hold_nan_leaves_a_failed_record_and_one_message(refs, 
 
 def test_a_fit_whose_parent_failed_is_left_out(refs, tmp_path):
     runs = Folder.at(tmp_path)
-    chosen = candidates(chain(), (1,), digests(), 0)
-    parent = chosen[0].plan.id
-    record = FitRecord(parent, "failed", None, 0, error={"type": "ValueError", "message": "no luck"})
-    (runs / "fits" / parent).write_json(FIT_RECORD, record)
-    with pytest.raises(
-        ReconbenchError, match=r"every fit of chain/0/\(1,\)/none failed; the first: ValueError: no luck"
-    ):
+    chosen = [dataclasses.replace(c, data="spoilt:session") for c in candidates(chain(), (1,), digests(), 0)]
+    with pytest.raises(ReconbenchError, match=r"every fit of chain/0/\(1,\)/none failed; the first: ValueError: .*1"):
         run_candidates(chosen, refs, runs, collect([]))
-    assert (runs / "fits").names() == [parent]
+    assert (runs / "fits").names() == [chosen[0].plan.id]
+
+
+def test_a_failed_fit_is_tried_again_and_a_stopped_one_is_not(tmp_path, monkeypatch):
+    runs, started = Folder.at(tmp_path), []
+    chosen = candidates(RIDGE, (1, 2), digests(), 0)[:2]
+    for candidate, status in zip(chosen, ("failed", "stopped"), strict=True):
+        error = {"type": "MemoryError", "message": "too large"} if status == "failed" else None
+        record = FitRecord(candidate.plan.id, status, None, 0, error=error)
+        (runs / "fits" / candidate.plan.id).write_json(FIT_RECORD, record)
+    monkeypatch.setattr(search, "_tune", lambda todo, *_: started.extend(todo))
+    with pytest.raises(ReconbenchError, match="MemoryError: too large"):
+        run_candidates(chosen, None, runs, collect([]))
+    assert [c.plan.id for c in started] == [chosen[0].plan.id]

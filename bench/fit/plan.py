@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench import options, registry
 from bench.data.splits import Split
-from bench.errors import UnknownNameError
+from bench.errors import OptionError, UnknownNameError
 from bench.identity import digest
 from bench.recipe import HeadSpec, Recipe, Stage
 
@@ -130,27 +130,44 @@ def plan_recipe(
 ) -> list[list[FitPlan]]:
     """Return the fits of one configuration of a recipe, a list for each stage in order.
 
-    A stage with `subjects: each` has one fit a subject, a joint stage one fit over all; a fit starts from its parent
-    stage's fit of the same subject, or from the joint one.
-    """
-    planned: dict[str, list[FitPlan]] = {}
-    for stage in recipe.stages:
-        groups = [tuple(subjects)] if stage.subjects == "joint" else [(subject,) for subject in subjects]
-        planned[stage.name] = [
-            plan_stage(stage, group, data, seed, sessions, control, _parent(stage, group, planned)) for group in groups
-        ]
-    return [planned[stage.name] for stage in recipe.stages]
-
-
-def _parent(stage: Stage, group: tuple[int, ...], planned: Mapping[str, list[FitPlan]]) -> FitPlan | None:
-    """Return the earlier stage's fit that covers the group.
+    A stage with `subjects: each` has one fit a subject, a joint stage one fit over all, and a stage with `subjects:
+    others` one fit for each subject over all the others. A fit starts from its parent stage's fit for the same
+    subject, or from the joint one.
 
     Raises:
-        ValueError: If no fit of that stage covers it (a joint stage cannot start from per-subject fits).
+        OptionError: If a stage trains on the other subjects and there is only one.
+    """
+    planned: dict[str, list[tuple[int | None, FitPlan]]] = {}
+    for stage in recipe.stages:
+        planned[stage.name] = [
+            (target, plan_stage(stage, group, data, seed, sessions, control, _parent(stage, target, planned)))
+            for target, group in _groups(stage, subjects)
+        ]
+    return [[plan for _, plan in planned[stage.name]] for stage in recipe.stages]
+
+
+def _groups(stage: Stage, subjects: Sequence[int]) -> list[tuple[int | None, tuple[int, ...]]]:
+    """Return for each fit of a stage the subject it is for (None for all) and the subjects it sees."""
+    if stage.subjects == "joint":
+        return [(None, tuple(subjects))]
+    if stage.subjects == "each":
+        return [(subject, (subject,)) for subject in subjects]
+    if len(subjects) < 2:
+        raise OptionError(f"stage {stage.name!r} trains on the other subjects; there is only {list(subjects)}")
+    return [(subject, tuple(other for other in subjects if other != subject)) for subject in subjects]
+
+
+def _parent(
+    stage: Stage, target: int | None, planned: Mapping[str, list[tuple[int | None, FitPlan]]]
+) -> FitPlan | None:
+    """Return the earlier stage's fit for the same subject, or the joint one.
+
+    Raises:
+        OptionError: If there is neither (a joint stage cannot start from a subject's fit).
     """
     if stage.init_from is None:
         return None
-    for plan in planned[stage.init_from]:
-        if set(group) <= set(plan.subjects):
+    for earlier, plan in planned[stage.init_from]:
+        if earlier in (target, None):
             return plan
-    raise ValueError(f"stage {stage.name!r}: no fit of stage {stage.init_from!r} covers subjects {group}")
+    raise OptionError(f"stage {stage.name!r}: no fit of stage {stage.init_from!r} is for all subjects")

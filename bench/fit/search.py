@@ -101,7 +101,8 @@ def candidates(
 def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> list[FitRecord]:
     """Make every fit that has no record yet, stage by stage, and return the records of all.
 
-    A fit whose parent was stopped or failed cannot start: it is left out, and has no record.
+    Failed fits are tried again: what failed may have passed (memory, a lost disk). A fit whose parent was stopped or
+    failed cannot start: it is left out, and has no record.
 
     Args:
         chosen: The fits.
@@ -114,13 +115,19 @@ def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, ad
     """
     for stage in sorted({candidate.stage for candidate in chosen}):
         wave = {c.plan.id: c for c in chosen if c.stage == stage}
-        todo = [c for c in wave.values() if read_fit(runs, c.plan.id) is None and _can_start(c.plan, runs)]
+        todo = [c for c in wave.values() if not _ended(c.plan, runs) and _can_start(c.plan, runs)]
         advance(len(wave) - len(todo), "already recorded")
         if todo:
             _tune(todo, refs, runs, advance)
     records = [read_fit(runs, candidate.plan.id) for candidate in chosen]
     _refuse_all_failed(chosen, records)
     return [record for record in records if record is not None]
+
+
+def _ended(plan: FitPlan, runs: Folder) -> bool:
+    """Say whether a fit has a record that stands."""
+    record = read_fit(runs, plan.id)
+    return record is not None and record.status != "failed"
 
 
 def _can_start(plan: FitPlan, runs: Folder) -> bool:
@@ -244,7 +251,7 @@ class _Progress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Record a stopped fit (it left no record of its own) and move the display on."""
         candidate = self._by_id[trial.config["fit"]]
-        if read_fit(self._runs, candidate.plan.id) is None:
+        if not _ended(candidate.plan, self._runs):
             last = trial.last_result or {}
             stopped = FitRecord(candidate.plan.id, "stopped", last.get(METRIC), int(last.get("training_iteration", 0)))
             (self._runs / "fits" / candidate.plan.id).write_json(FIT_RECORD, stopped)

@@ -89,13 +89,13 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
         report: Called at each of the encoder's reports; may not return when a scheduler ends the fit there.
 
     Returns:
-        The record, also of an earlier process that finished the same fit.
+        The record, also of an earlier process that ended the same fit without failing.
 
     Raises:
         BadDataError: If test trials are among the inputs.
     """
     done = read_fit(runs, plan.id)
-    if done is not None:
+    if done is not None and done.status != "failed":
         return done
     folder = runs / "fits" / plan.id
     folder.write_json("plan.json", plan)
