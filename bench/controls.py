@@ -56,6 +56,7 @@ def mean_images(
         description = {
             "images": 1,
             "control": "mean-image",
+            "subject": subject,
             "stimuli": data.stimuli_manifest.content_digest,
             "train": digest(stimuli.tolist()),
             "test": digest(list(test[subject])),

@@ -27,7 +27,7 @@ from bench import cluster, options, post, workspace
 from bench.console import Advance, console, guard, parser, progress
 from bench.data.columns import from_column, to_column
 from bench.data.stream import SubjectTrials
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OtherConfigurationError
+from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, OtherConfigurationError
 from bench.fit.plan import FitPlan
 from bench.fit.subject_stream import TargetTable
 from bench.fit.trial import FitInputs, loaded_encoder, make_heads
@@ -59,6 +59,10 @@ class Prediction:
     samples: int = 1
     post: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise OptionError(f"{self.samples} samples a picture were asked for; at least 1 is needed")
+
     def description(self) -> dict[str, Any]:
         """Return what the content address is made of."""
         return {
@@ -68,7 +72,7 @@ class Prediction:
             "test": digest(list(self.test)),
             "repeats": self.repeats,
             "samples": self.samples,
-            "post": {name: post.step(name).version for name in self.post},
+            "post": [[name, post.step(name).version] for name in self.post],  # a list: their order counts
         }
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from bench import workspace
 from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
 from bench.data.leakage import audit
+from bench.errors import MissingDataError
+from bench.fit.plan import FitPlan
 from bench.fit.search import Candidate
-from bench.fit.trial import FitRecord
+from bench.fit.trial import FitRecord, read_fit
+from bench.generators.chosen import Chosen
 from bench.graph import Images
-from bench.predict import IDENTITY, Prediction, read_predictions
+from bench.predict import IDENTITY, Prediction, planned, read_predictions
 from bench.recipe import Recipe
 from bench.record import Costs, LatentScore, Link, ModelSize
 from bench.scored import Row
@@ -69,13 +72,26 @@ def system_row(
         control="shuffled" if shuffled else None,
         images=system.images,
         predictions={s: Link(job.id, job.description()) for s, job in system.predictions.items()},
-        fits={s: (Link(c.plan.id, asdict(c.plan)),) for s, c in system.best.items()},
+        fits={s: tuple(map(_fit_link, lineage(c.plan, runs))) for s, c in system.best.items()},
         open_reasons=tuple(system.recipe.open_reasons),
         leakage=audit(system.recipe, list(trials.values()), tested),
         tried=system.tried,
         latents=tuple(_latents(system, targets, runs)),
         costs=_costs(system, runs),
     )
+
+
+def lineage(plan: FitPlan, runs: Folder) -> list[FitPlan]:
+    """Return a fit's plan, then those of the fits it started from, nearest first."""
+    found = [plan]
+    while found[-1].parent is not None:
+        found.append(planned(runs, found[-1].parent))
+    return found
+
+
+def _fit_link(plan: FitPlan) -> Link:
+    """Return a fit's link of the identity chain."""
+    return Link(plan.id, {"fit": 1, **asdict(plan)})
 
 
 def _latents(system: System, targets: Mapping[str, Any], runs: Folder) -> Iterable[LatentScore]:
@@ -95,16 +111,15 @@ def _latents(system: System, targets: Mapping[str, Any], runs: Folder) -> Iterab
 
 
 def _costs(system: System, runs: Folder) -> Costs:
-    """Return what the selected fits, their predictions and their pictures cost."""
-    fits = [system.records[candidate.plan.id].costs for candidate in system.best.values()]
+    """Return what the selected fits, those they started from, their predictions and their pictures cost."""
+    # By address: a joint fit is every subject's, and was paid for once.
+    made = {plan.id: plan for c in system.best.values() for plan in lineage(c.plan, runs)}
+    fits = [_spent(fit, runs) for fit in made]
     predictions = [
         (runs / "predictions" / job.id).read_json(IDENTITY)["seconds"] for job in system.predictions.values()
     ]
     seals = [images.folder.read_json(SEAL) for images in system.images.values()]
     rendered = sum(float(seal.get("seconds", 0.0)) for seal in seals)
-    first = next(iter(system.best.values()))
-    parameters = round(sum(cost["parameters"] for cost in fits) / len(fits))
-    size = round(sum(cost["state_bytes"] for cost in fits) / len(fits))
     return Costs(
         gpu_seconds={"fit": sum(cost["gpu_seconds"] for cost in fits)},
         cpu_seconds={"fit": sum(cost["cpu_seconds"] for cost in fits)},
@@ -114,8 +129,40 @@ def _costs(system: System, runs: Folder) -> Costs:
             "render": rendered,
         },
         peak_memory_bytes=round(max(cost["peak_memory_bytes"] for cost in fits)),
-        models=(ModelSize(first.plan.encoder[0], "encoder", parameters, size),),
+        models=(_encoder(system), *generators(system.recipe)),
     )
+
+
+def _spent(fit: str, runs: Folder) -> Mapping[str, float]:
+    """Return the costs on a fit's own record.
+
+    Raises:
+        MissingDataError: If it has none.
+    """
+    record = read_fit(runs, fit)
+    if record is None:
+        raise MissingDataError(f"no record of fit {fit} in {runs}; run the sweep first")
+    return record.costs
+
+
+def _encoder(system: System) -> ModelSize:
+    """Return the size of the encoder that predicts: the mean over the selected fits."""
+    costs = {c.plan.id: system.records[c.plan.id].costs for c in system.best.values()}
+    parameters, size = (
+        round(sum(cost[name] for cost in costs.values()) / len(costs)) for name in ("parameters", "state_bytes")
+    )
+    name = next(iter(system.best.values())).plan.encoder[0]
+    return ModelSize(name, "encoder", parameters, size)
+
+
+def generators(recipe: Recipe) -> tuple[ModelSize, ...]:
+    """Return the sizes of the generators of a recipe's render graph, by name; each counts once.
+
+    The board measures a row by the oracle that has the same ones.
+    """
+    chosen = {node.generator: Chosen(node.generator, node.options) for node in recipe.render.values() if node.generator}
+    sizes = {name: each.kind.weights_size(each.options) for name, each in chosen.items()}
+    return tuple(ModelSize(name, "generator", size.parameters, size.bytes) for name, size in sorted(sizes.items()))
 
 
 def control_rows(system: Row, mean: Mapping[int, Images], oracle: Images) -> list[Row]:
@@ -126,27 +173,24 @@ def control_rows(system: Row, mean: Mapping[int, Images], oracle: Images) -> lis
         mean: Mean-image pictures by subject.
         oracle: Pictures from true latents, the same for all subjects.
     """
+    rendered = tuple(model for model in system.costs.models if model.role == "generator")
+    costs = Costs({}, {}, {}, models=rendered)
+    chain = system.images, system.predictions, system.fits
     return [
         Row("mean-image", "control", "mean-image", mean),
-        Row("chance", "control", "chance", system.images, system.predictions, system.fits, wrong_pairs=True),
-        Row("oracle", "control", "oracle", dict.fromkeys(system.images, oracle)),
+        Row("chance", "control", "chance", *chain, costs=costs, wrong_pairs=True),
+        Row("oracle", "control", "oracle", dict.fromkeys(system.images, oracle), costs=costs),
     ]
 
 
 def only_subject(row: Row, subject: int) -> Row:
     """Return a row cut down to one subject, for the small table of exact networks."""
-    return Row(
-        row.name,
-        row.kind,
-        row.control,
-        {subject: row.images[subject]},
-        {s: link for s, link in row.predictions.items() if s == subject},
-        {s: link for s, link in row.fits.items() if s == subject},
-        row.open_reasons,
-        row.leakage,
-        row.tried,
-        tuple(score for score in row.latents if score.subject == subject),
-        row.costs,
+    return replace(
+        row,
+        images={subject: row.images[subject]},
+        predictions={s: link for s, link in row.predictions.items() if s == subject},
+        fits={s: link for s, link in row.fits.items() if s == subject},
+        latents=tuple(score for score in row.latents if score.subject == subject),
     )
 
 
@@ -162,12 +206,13 @@ def gallery(rows: Mapping[str, Row], data: Data, tested: Mapping[int, Sequence[i
     for subject in sorted({min(tested), max(tested)}):
         mine = tested[subject]
         shown = [mine[round(i)] for i in np.linspace(0, len(mine) - 1, min(GALLERY_IMAGES, len(mine)))]
-        truth = workspace.pictures(data, shown)
+        truth, captions = workspace.pictures(data, shown), workspace.captions(data, shown)
         made = {key: _first_pictures(row.images[subject].folder) for key, row in rows.items() if subject in row.images}
         for stimulus in shown:
             images = {key: png_of(pictures[stimulus]) for key, pictures in made.items()}
             true = png_of(truth[stimulus].transpose(2, 0, 1))
-            items.append(Item(subject, int(stimulus), "", true, images))
+            caption = next(iter(captions[stimulus]), "")
+            items.append(Item(subject, int(stimulus), caption, true, images))
     return items
 
 

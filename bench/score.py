@@ -48,19 +48,20 @@ def score_rows(rows: Sequence[Row], task: Task, advance: console.Advance) -> Non
             advance(len(row.images), "already scored")
         else:
             todo.append(row)
-    pending: dict[Any, tuple[int, list[Row]]] = {}
+    pending: dict[Any, tuple[int, list[int]]] = {}
     for subject in sorted({subject for row in todo for subject in row.images}):
-        mine = [row for row in todo if subject in row.images]
-        pending[_score_subject.options(num_cpus=task.cpus).remote(mine, subject, task)] = (subject, mine)
-    done: dict[str, dict[int, Scored]] = {row.name: {} for row in todo}
+        mine = [place for place, row in enumerate(todo) if subject in row.images]
+        asked = [todo[place] for place in mine]
+        pending[_score_subject.options(num_cpus=task.cpus).remote(asked, subject, task)] = (subject, mine)
+    done: list[dict[int, Scored]] = [{} for _ in todo]
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         subject, mine = pending.pop(ready)
-        for row, scored in zip(mine, ray.get(ready), strict=True):
-            done[row.name][subject] = scored
+        for place, scored in zip(mine, ray.get(ready), strict=True):
+            done[place][subject] = scored
         advance(len(mine), f"subject {subject}")
-    for row in todo:
-        write_score(row, done[row.name], task, started)
+    for row, scores in zip(todo, done, strict=True):
+        write_score(row, scores, task, started)
 
 
 @ray.remote(num_cpus=1)
@@ -75,11 +76,18 @@ def _score_subject(rows: Sequence[Row], subject: int, task: Task) -> list[Scored
 
 
 def _score_pictures(row: Row, subject: int, task: Task, truth: torch.Tensor, features: FeatureCache) -> Scored:
-    """Score one subject's pictures of one row against the true ones, `(N, 3, H, W)` uint8."""
+    """Score one subject's pictures of one row against the true ones, `(N, 3, H, W)` uint8.
+
+    Raises:
+        BadDataError: If a single picture is to be paired with a wrong truth.
+        MissingDataError: If a stimulus has no picture.
+    """
     clock = time.monotonic(), time.process_time()
     stimuli = tuple(task.tested[subject])
     shown, seeds, digests = _pictures_of(row.images[subject].folder, stimuli)
     if row.wrong_pairs:
+        if len(stimuli) < 2:
+            raise BadDataError(f"row {row.name!r}: wrong pairs need at least 2 test pictures, got {len(stimuli)}")
         rng = np.random.default_rng([task.seed, subject])
         orders = [derangement(len(stimuli), rng) for _ in range(CHANCE_PAIRINGS)]
         shown = np.stack([shown[order, 0] for order in orders], axis=1)

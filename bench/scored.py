@@ -104,6 +104,7 @@ def score_link(row: Row, task: Task) -> Link:
         "truth": task.data.stimuli_manifest.content_digest,
         "tested": tested_digest({s: task.tested[s] for s in row.images}),
         "wrong_pairs": row.wrong_pairs,
+        "seed": task.seed,
     }
     return Link(digest(description), description)
 

@@ -20,7 +20,7 @@ from bench.data.shards import MANIFEST, Manifest, read_checked, read_manifest
 from bench.data.splits import Split, SplitRole
 from bench.data.stream import Normalise, Query, load
 from bench.data.target_shards import read_targets
-from bench.errors import MissingDataError
+from bench.errors import MissingDataError, OptionError
 from bench.fit.subject_stream import TargetTable
 from bench.identity import digest
 from bench.storage import Folder
@@ -112,16 +112,28 @@ def pictures(data: Data, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
     Raises:
         MissingDataError: If a stimulus is not in the set.
     """
+    found = _column(data, stimuli, "image", "picture")
+    return {stimulus: np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for stimulus, image in found.items()}
+
+
+def captions(data: Data, stimuli: Iterable[int]) -> dict[int, tuple[str, ...]]:
+    """Return the captions of some stimuli, in the source's order; a stimulus may have none.
+
+    Raises:
+        MissingDataError: If a stimulus is not in the set.
+    """
+    return {stimulus: tuple(texts) for stimulus, texts in _column(data, stimuli, "captions", "caption").items()}
+
+
+def _column(data: Data, stimuli: Iterable[int], column: str, what: str) -> dict[int, Any]:
+    """Return one column of the stimuli set for some stimuli."""
     wanted = {int(stimulus) for stimulus in stimuli}
-    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", "image"])
+    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", column])
     table = table.filter(np.isin(table["stimulus"].to_numpy(), sorted(wanted)))
-    found = {
-        stimulus: np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
-        for stimulus, image in zip(table["stimulus"].to_pylist(), table["image"].to_pylist(), strict=True)
-    }
+    found = dict(zip(table["stimulus"].to_pylist(), table[column].to_pylist(), strict=True))
     missing = sorted(wanted - set(found))
     if missing:
-        raise MissingDataError(f"{data.stimuli} holds no picture of stimuli {missing[:5]} ({len(missing)} in all)")
+        raise MissingDataError(f"{data.stimuli} holds no {what} of stimuli {missing[:5]} ({len(missing)} in all)")
     return found
 
 
@@ -156,8 +168,11 @@ def tested_stimuli(test: Mapping[int, Any], limit: int | None = None) -> dict[in
         limit: Keep only the first so many of those that all subjects saw; None keeps each subject's own.
 
     Raises:
+        OptionError: If `limit` is less than 1.
         MissingDataError: If the subjects have fewer test stimuli in common than `limit`.
     """
+    if limit is not None and limit < 1:
+        raise OptionError(f"{limit} test pictures were asked for; at least 1 is needed")
     seen = {subject: set(ray.get(ref).stimulus.tolist()) for subject, ref in test.items()}
     if limit is None:
         return {subject: tuple(sorted(stimuli)) for subject, stimuli in seen.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import post
 from bench.data.stream import SubjectTrials
 from bench.recipe import Recipe
 from bench.record_parts import Finding
@@ -21,7 +22,7 @@ def audit(recipe: Recipe, train: Sequence[SubjectTrials], test: Sequence[int]) -
         test: The test stimuli that are scored.
     """
     found = [_overlap(trials, test) for trials in train]
-    found += [_named("test-statistics", reason) for reason in recipe.open_reasons if "test predictions" in reason]
+    found += [_statistics(name) for name in recipe.post if post.step(name).uses_test_statistics]
     return tuple(finding for finding in found if finding is not None)
 
 
@@ -35,6 +36,6 @@ def _overlap(trials: SubjectTrials, test: Sequence[int]) -> Finding | None:
     return Finding("stimulus-overlap", f"{len(common)} test pictures are among the fit's trials", evidence)
 
 
-def _named(name: str, reason: str) -> Finding:
-    """Return a finding without numbers."""
-    return Finding(name, reason, {})
+def _statistics(name: str) -> Finding:
+    """Return the finding of a post step that standardises with the test set's own statistics."""
+    return Finding("test-statistics", f"post step {name!r} uses statistics of the test predictions", {"step": name})

@@ -9,6 +9,8 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -69,6 +71,30 @@ class Stimuli:
             raise ValueError(f"{n} images, {len(self.captions)} captions, {len(self.labels)} labels")
 
 
+@dataclass(frozen=True)
+class WeightsSize:
+    """How large a generator is.
+
+    Attributes:
+        parameters: Numbers in its weights.
+        bytes: Bytes of its weight files.
+    """
+
+    parameters: int
+    bytes: int
+
+
+def safetensors_size(files: Sequence[Path]) -> WeightsSize:
+    """Return the size of safetensors files from their headers alone: no weight is read."""
+    from safetensors import safe_open
+
+    parameters = 0
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            parameters += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return WeightsSize(parameters, sum(file.stat().st_size for file in files))
+
+
 class Generator(abc.ABC):
     """A frozen model: targets from stimuli, pictures from latents.
 
@@ -99,6 +125,11 @@ class Generator(abc.ABC):
     @abc.abstractmethod
     def weights_digest(cls, options: Any) -> str:  # noqa: ANN401 - see __init__
         """Return the sha256 of the weights these options use: it goes on the record and into identities."""
+
+    @classmethod
+    @abc.abstractmethod
+    def weights_size(cls, options: Any) -> WeightsSize:  # noqa: ANN401 - see __init__
+        """Return how large the weights are that these options use, without loading them: it goes on the record."""
 
     @abc.abstractmethod
     def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -13,7 +13,15 @@ from pydantic import Field
 from torch.nn import functional
 
 from bench.errors import UnknownNameError
-from bench.generators.base import Generator, InputSpec, MissingWeightsError, Stimuli, TargetSpec
+from bench.generators.base import (
+    Generator,
+    InputSpec,
+    MissingWeightsError,
+    Stimuli,
+    TargetSpec,
+    WeightsSize,
+    safetensors_size,
+)
 from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE, PICTURE_SIZE
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -84,6 +92,12 @@ class TinyDiffusion(Generator):
         for name in WEIGHT_FILES:
             total.update(name.encode() + b"\0" + hashlib.sha256((WEIGHTS / name).read_bytes()).digest())
         return total.hexdigest()
+
+    @classmethod
+    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+        """Return the size of VAE and UNet; they are the same whatever the options."""
+        check_weights()
+        return safetensors_size([WEIGHTS / name for name in WEIGHT_FILES if name.endswith(".safetensors")])
 
     def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the scaled posterior means `(B, 4, 16, 16)`: they are no samples, so seeds change nothing.
