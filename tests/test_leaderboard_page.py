@@ -101,7 +101,10 @@ def test_markdown_is_the_golden_file():
 
 def test_markdown_shows_hostile_names_letter_by_letter():
     text = markdown(board_of(example(HOSTILE)))
-    assert "<" not in text.replace("\\<", "")
+    own = [
+        line for line in text.splitlines() if not re.fullmatch(r"<details><summary>[^<>]*</summary>|</details>", line)
+    ]
+    assert "<" not in "".join(own).replace("\\<", "")
     assert "\\<script\\>document.title=" in text
     tables = [line for line in text.splitlines() if line.startswith("| ") and "document" in line]
     assert tables

@@ -1,4 +1,7 @@
-"""`leaderboard.json`: a pure function of the records, byte for byte the same in whatever order they come."""
+"""`leaderboard.json`: a pure function of the records and of the published tables that ship with the package.
+
+It is byte for byte the same in whatever order the records come.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from bench import strict
+from bench.board import papers
 from bench.board.groups import Excluded, Group, group
+from bench.board.published.load import published
 from bench.board.ranking import SEED, Standing, differences, standings
 from bench.board.rows import row
 from bench.identity import digest, plain
@@ -16,7 +21,7 @@ from bench.record import Record
 from eval.statistics import LEVEL, RESAMPLES
 
 SCHEMA = "reconbench/leaderboard"
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "1.1.0"
 UNTRAINED = "Untrained networks: numbers say nothing about quality; shown to exercise the pipeline."
 RULE = (
     "Borda count over the ranked metrics of the protocol: in each metric a system gets one point for every system it "
@@ -45,7 +50,7 @@ def build(records: Sequence[Record], samples: Mapping[str, pa.Table]) -> dict[st
         "rule": {"text": RULE, "method": "borda", "resamples": RESAMPLES, "seed": SEED, "level": LEVEL},
         "tables": [_table(members, samples) for members in groups],
         "excluded": [_excluded(entry) for entry in excluded],
-        "published": [],
+        "published": papers.section(published()),
     }
     validate(board, "leaderboard.json")
     return board

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.identity import canonical_json
 
-_SCRIPTS = ("dom.js", "table.js", "plots.js", "gallery.js", "main.js")
+_SCRIPTS = ("dom.js", "table.js", "plots.js", "gallery.js", "papers.js", "main.js")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 

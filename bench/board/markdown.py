@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.board import text
+from bench.board import papers, text
 
 
 def markdown(board: Mapping[str, Any]) -> str:
@@ -16,6 +16,8 @@ def markdown(board: Mapping[str, Any]) -> str:
         parts += _table(table)
     if board["excluded"]:
         parts += ["## Not competing", _excluded(board["excluded"])]
+    if board["published"]:
+        parts += _published(board["published"])
     parts += [
         "## How to read this",
         f"Values are means over subjects; ± is half of the bootstrap {rule['level']:.0%} interval. Arrows point to the "
@@ -74,6 +76,40 @@ def _excluded(entries: Iterable[Mapping[str, Any]]) -> str:
         for entry in entries
     ]
     return grid(["system", "record", "why", "in detail"], rows)
+
+
+def _published(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the main published tables, folded; the others stand in the JSON and on the page."""
+    main = [table for table in tables if table["kind"] == "main"]
+    rows = sum(len(table["rows"]) for table in tables)
+    title = f"{rows} rows of {len(tables)} tables in papers, never ranked with the rows above"
+    parts = ["## Published results", f"<details><summary>{title}</summary>"]
+    for table in main:
+        notes = " ".join(text.escaped(f"{note[0].upper()}{note[1:].rstrip('.')}.") for note in table["deviations"])
+        facts = f"Data {text.escaped(table['dataset'])}, protocol {text.escaped(table['protocol'])}."
+        parts += [f"### {text.escaped(table['title'])}", f"{facts} {notes}".strip(), _paper_rows(table)]
+    others = ", ".join(text.escaped(table["title"]) for table in tables if table["kind"] != "main")
+    return [*parts, f"Further tables, in `leaderboard.json` and on the page: {others}.", "</details>"]
+
+
+def _paper_rows(table: Mapping[str, Any]) -> str:
+    """Return a published table's rows; a corrected value stands before the printed one, which is struck out."""
+    columns = table["columns"]
+    rows = []
+    for row in table["rows"]:
+        printed = {each["column"]: each["printed"] for each in row["corrections"]}
+        subjects = f"S{row['subjects'][0]}" if len(row["subjects"]) == 1 else ""
+        name = " ".join(part for part in (row["system"], row["setting"], subjects) if part)
+        cells = [papers.shown(row["values"].get(column["name"]), column) for column in columns]
+        for place, column in enumerate(columns):
+            if column["name"] in printed:
+                cells[place] += f" ~~{papers.shown(printed[column['name']], column)}~~"
+        reasons = [f"{each['column']} corrected: {each['reason']}" for each in row["corrections"]]
+        notes = "; ".join(text.escaped(note) for note in (*row["deviations"], *reasons))
+        rows.append([text.escaped(name), *cells, row["read"], text.escaped(row["protocol"]), notes])
+    return grid(
+        ["system", *(text.heading(column) for column in columns), "how read", "protocol", "known deviations"], rows
+    )
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -92,3 +92,4 @@ function redraw() {
 
 document.addEventListener("mousemove", showTip);
 redraw();
+drawPapers(board.published);
