@@ -148,7 +148,7 @@ def _scale(replicas: int | None, gpus_per_replica: float, batches: int) -> Any: 
         count = replicas or max(1, math.floor(gpus / gpus_per_replica))
         return Scale(min(count, batches), 1, gpus_per_replica)
     count = min(replicas or min(cpus, _MAX_CPU_REPLICAS), batches)
-    return Scale(count, max(1, cpus // count))
+    return Scale(count, max(1, min(cpus // count, cluster.largest_node_cpus())))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

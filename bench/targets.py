@@ -122,7 +122,7 @@ def _encoded(units: Sequence[Unit], work: Work) -> Iterator[dict[str, Any]]:
     """Run the actor pool; yield for each part its name, rows, and each target's size and sha256."""
     gpus = cluster.gpus()
     slots = gpus or int(ray.cluster_resources().get("CPU", 1))
-    # The stage has a progress display of its own; importing ray.data first sets that logger up.
+    # Ray Data warns that its progress bars are off; the stage has its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # One unit a block, so that every actor of the pool gets work.
     items = ray.data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))

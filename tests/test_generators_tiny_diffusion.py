@@ -78,7 +78,17 @@ def test_diffusion_makes_a_noisy_latent_more_scene_like(load, images, latents):
         return float(pictures.float().diff(dim=3).abs().mean())
 
     assert abs(roughness(diffused) - roughness(images)) < 0.5 * abs(roughness(plain) - roughness(images))
-    assert correlations(diffused, images).mean() > correlations(plain, images).mean()
+    assert correlations(diffused, images).mean() > 0.75
+
+
+def test_the_unet_removes_most_of_the_noise(load, latents):
+    """The clean estimate of a noised latent is far nearer to it than the noised latent, rescaled, is."""
+    generator = load(steps=1000, strength=0.5)
+    cumulative = generator.scheduler.alphas_cumprod[generator.timesteps]
+    before = float(((1 - cumulative) / cumulative).mean())
+    with torch.no_grad():
+        after = float(generator.loss({"latent": latents}, {"latent": latents}, list(range(len(latents)))))
+    assert after < 0.4 * before
 
 
 def test_seeds_matter(generator, latents):
@@ -143,7 +153,7 @@ def test_loss_is_small_at_the_truth_and_has_the_right_gradient(generator, latent
     guess = (latents[:2] + 0.5 * noise).requires_grad_()
     loss = generator.loss({"latent": guess}, truth, [1, 2])
     loss.backward()
-    assert loss.ndim == 0 and float(generator.loss(truth, truth, [1, 2])) < float(loss)
+    assert loss.ndim == 0 and generator.loss(truth, truth, [1, 2]).item() < loss.item()
     along, step = guess.grad / guess.grad.norm(), 1e-2
     with torch.no_grad():
         up, down = (generator.loss({"latent": guess + s * along}, truth, [1, 2]) for s in (step, -step))

@@ -59,7 +59,7 @@ class TinyDiffusion(Generator):
     decoded. Instead of a latent it takes a picture (another generator's output), which it encodes first.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Options: ClassVar[type] = Options
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latent": TargetSpec(LATENT_SHAPE)}
     inputs: ClassVar[Mapping[str, InputSpec]] = {
