@@ -6,7 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,6 +34,40 @@ class Resize:
         return functional.interpolate(
             images, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=self.antialias
         )
+
+    def describe(self) -> str:
+        """Return the step in words."""
+        return f"{self.size} px {self.interpolation}{' antialiased' if self.antialias else ' without antialias'}"
+
+
+@dataclass(frozen=True)
+class PilResize:
+    """One resizing step on picture files, as `PIL.Image.resize` does it: antialiased, and rounded to 8 bits.
+
+    Attributes:
+        size: Height and width afterwards.
+        interpolation: Kernel.
+    """
+
+    size: int
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Resize `(B, 3, H, W)` floating-point images in [0, 1]; the results are multiples of 1 / 255."""
+        levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        kernel = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[self.interpolation]
+        resized = np.stack(
+            [np.asarray(Image.fromarray(each).resize((self.size, self.size), kernel)) for each in levels]
+        )
+        return torch.from_numpy(resized).permute(0, 3, 1, 2).to(images) / 255
+
+    def describe(self) -> str:
+        """Return the step in words."""
+        return f"{self.size} px {self.interpolation} by PIL, antialiased, rounded to 8 bits"
+
+
+Step = Resize | PilResize
+"""What may happen to the size of a picture."""
 
 
 def check_images(images: Tensor, side: str, dimensions: tuple[int, ...]) -> None:

@@ -5,8 +5,7 @@ Shape legend: N images, S samples of an image, D features.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval import statistics
-from eval.images import check_images, digest_images
-from eval.metrics.base import unit_images
-from eval.metrics.correlation_distance import correlation_distance
-from eval.metrics.identification import two_way_identification
-from eval.metrics.pixcorr import pixcorr
-from eval.metrics.ssim import ssim
+from eval.images import check_images
 from eval.networks import weights as network_weights
-from eval.networks.base import Network
-from eval.networks.features import Extractor
 from eval.protocols import base as protocols
 from eval.protocols.base import MetricSpec, Protocol
+from eval.values import EncodingModel, FeatureCache, Job, compute
+
+__all__ = ["EncodingModel", "FeatureCache", "MetricResult", "Scores", "score"]
 
 Array = NDArray[np.float64]
-FeatureCache = MutableMapping[tuple[str, str, str], NDArray[np.float32]]
-"""Features `(N, D)` of truths, by (digest of pictures, preprocessing and weights; network; tap)."""
-
-IMAGE_CHUNK = 32
-"""Pictures resized together for pixel metrics."""
 
 
 @dataclass(frozen=True)
@@ -99,26 +89,7 @@ class Scores:
         return pa.table(columns).replace_schema_metadata(identity)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One call of `score`: pictures `(N, S, 3, H, W)` and truths `(N, 3, H, W)`, and where to compute."""
-
-    reconstructions: Tensor
-    truth: Tensor
-    protocol: Protocol
-    weights: Path | str | None
-    digests: Mapping[str, str]
-    device: torch.device
-    batch: int
-    cache: FeatureCache | None
-
-    @property
-    def samples(self) -> list[Tensor]:
-        """The S sets of N pictures."""
-        return list(self.reconstructions.unbind(1))
-
-
-def score(
+def score(  # noqa: PLR0913 - the one call that users make; everything after `device` is by keyword
     reconstructions: Tensor,
     truth: Tensor,
     protocol: str | Protocol = "mindeye2",
@@ -128,6 +99,8 @@ def score(
     features: FeatureCache | None = None,
     batch: int = 16,
     seed: int = 0,
+    latents: tuple[Tensor, Tensor] | None = None,
+    betas: tuple[Tensor, EncodingModel] | None = None,
 ) -> Scores:
     """Score reconstructions under a protocol.
 
@@ -136,117 +109,74 @@ def score(
             any size.
         truth: `(N, 3, H, W)` in the same order; its size and type may differ.
         protocol: A protocol or the name of one.
-        weights: Folder with the feature networks' state dicts, or "untrained" for seeded random ones, which marks the
-            result. None is enough for protocols whose weights ship with the package.
+        weights: Folder with the feature networks' state dicts, searched before the usual places (see
+            `eval.networks.weights.locate`), or "untrained" for seeded random ones, which marks the result.
         device: Where the networks run.
         features: Cache of truth features: looked up, and filled with what was missing.
         batch: Pictures a forward pass; changes nothing but speed and memory.
         seed: Of the bootstrap.
+        latents: Predicted and true latents `(N, D)`, for retrieval.
+        betas: Test betas `(N, V)`, averaged over repetitions, and an encoding model that predicts betas from pictures
+            `(B, 3, H, W)` in [0, 1], for brain correlation.
 
     Returns:
-        The values with their uncertainty, and the per-image table behind them.
+        The values with their uncertainty, and the per-image table behind them. A metric whose inputs were not given
+        has the status "not computed: needs ..." and no value.
 
     Raises:
-        ValueError: If pictures are not what is described here, their numbers differ, or the protocol is unknown.
+        ValueError: If pictures, latents or betas are not what is described here, their numbers differ, or the protocol
+            is unknown.
         MissingWeightsError: If a weights file is not there.
         WrongWeightsError: If a weights file belongs to another network.
     """
     chosen = protocols.find(protocol) if isinstance(protocol, str) else protocol
-    check_images(truth, "truth", (4,))
-    check_images(reconstructions, "reconstructions", (4, 5))
-    if len(reconstructions) != len(truth):
-        raise ValueError(f"{len(reconstructions)} reconstructions for {len(truth)} truths: every image needs its own")
+    _check(reconstructions, truth, latents, betas)
     stacked = reconstructions if reconstructions.ndim == 5 else reconstructions[:, None]
-    reasons = {spec.name: _missing(spec, len(truth)) for spec in chosen.metrics}
+    given = {"images": True, "predictions": latents, "true latents": latents, "betas": betas}
+    reasons = {spec.name: _missing(spec, len(truth), given) for spec in chosen.metrics}
     wanted = [spec for spec in chosen.metrics if reasons[spec.name] is None]
     networks = dict.fromkeys(spec.feature.network for spec in wanted if spec.feature)
     # All weights are looked for before anything is computed: a missing file must not cost an hour.
     digests = {network.name: network_weights.digest(network, weights) for network in networks}
-    job = _Job(stacked, truth, chosen, weights, digests, torch.device(device), batch, features)
-    values = {spec.name: _pixel_values(spec, job) for spec in wanted if spec.feature is None}
-    for network in networks:  # one at a time in memory: CLIP alone holds 1.2 GB
-        specs = [spec for spec in wanted if spec.feature and spec.feature.network == network]
-        values |= _network_values(network, specs, job)
-    # Computed in the order of the networks, told in the order of the protocol.
-    per_image = {spec.name: values[spec.name] for spec in wanted}
+    place = torch.device(device)
+    job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas)
+    per_image = compute(wanted, job)
     results = tuple(_result(spec, reasons[spec.name], per_image, seed) for spec in chosen.metrics)
     return Scores(chosen.name, chosen.version, results, per_image, digests, stacked.shape[1])
 
 
-def _missing(spec: MetricSpec, n: int) -> str | None:
+def _check(
+    reconstructions: Tensor,
+    truth: Tensor,
+    latents: tuple[Tensor, Tensor] | None,
+    betas: tuple[Tensor, EncodingModel] | None,
+) -> None:
+    check_images(truth, "truth", (4,))
+    check_images(reconstructions, "reconstructions", (4, 5))
+    n = len(truth)
+    if len(reconstructions) != n:
+        raise ValueError(f"{len(reconstructions)} reconstructions for {n} truths: every image needs its own")
+    if latents is not None and latents[0].shape != latents[1].shape:
+        shapes = tuple(latents[0].shape), tuple(latents[1].shape)
+        raise ValueError(f"predicted latents {shapes[0]} and true latents {shapes[1]} must have one shape")
+    tables = {"predicted latents": latents and latents[0], "true latents": latents and latents[1]}
+    for name, values in (tables | {"test betas": betas and betas[0]}).items():
+        if values is None:
+            continue
+        if values.ndim < 2 or len(values) != n or not values.is_floating_point():
+            kind = f"{tuple(values.shape)} {values.dtype}"
+            raise ValueError(f"{name} must be floating point with a row for each of {n} images; got {kind}")
+        bad = ~values.isfinite().flatten(1).all(1)
+        if bad.any():
+            raise ValueError(f"{name} of image {int(bad.nonzero()[0])} are not finite")
+
+
+def _missing(spec: MetricSpec, n: int, given: Mapping[str, object]) -> str | None:
     """What a metric needs and was not given, or None."""
-    lacking: list[str] = [need for need in spec.needs if need != "images"]
-    if spec.kind == "identification" and n < 2:
-        lacking.append("at least 2 images")
+    lacking: list[str] = [need for need in spec.needs if given[need] is None]
+    if n < spec.reads_out.least_images:
+        lacking.append(f"at least {spec.reads_out.least_images} images")
     return " and ".join(lacking) or None
-
-
-def _pixel_values(spec: MetricSpec, job: _Job) -> Array:
-    """`(N,)` values of a pixel metric, averaged over samples."""
-    # Resized pictures take a hundred times the memory of what is left of them, so only a chunk exists at a time.
-    parts = []
-    for start in range(0, len(job.truth), IMAGE_CHUNK):
-        rows = slice(start, start + IMAGE_CHUNK)
-        truth = _resized(job.truth[rows], spec, job)
-        samples = [_pixel_metric(spec, _resized(s[rows], spec, job), truth) for s in job.samples]
-        parts.append(torch.stack(samples).mean(0))
-    return torch.cat(parts).cpu().numpy()
-
-
-def _resized(images: Tensor, spec: MetricSpec, job: _Job) -> Tensor:
-    pixels = job.protocol.first(unit_images(images.to(job.device)).float())
-    return spec.resize(pixels) if spec.resize else pixels
-
-
-def _pixel_metric(spec: MetricSpec, reconstructions: Tensor, truth: Tensor) -> Tensor:
-    if spec.formula == "pixcorr":
-        return pixcorr(reconstructions, truth)
-    return ssim(reconstructions, truth, columnwise=spec.formula == "ssim-columnwise")
-
-
-def _network_values(network: Network, specs: list[MetricSpec], job: _Job) -> dict[str, Array]:
-    """Values of all metrics of one network, which leaves memory on return."""
-    module = network_weights.load(network, job.weights, job.device)
-    values: dict[str, Array] = {}
-    # A network may be fed at several sizes; each size is one pass over the pictures.
-    for resize in dict.fromkeys(spec.feature.resize for spec in specs if spec.feature):
-        group = [spec for spec in specs if spec.feature and spec.feature.resize == resize]
-        extractor = Extractor(network, module, job.protocol.first, resize, job.batch)
-        values |= _feature_values(extractor, group, job)
-    return values
-
-
-def _feature_values(extractor: Extractor, specs: list[MetricSpec], job: _Job) -> dict[str, Array]:
-    taps = list(dict.fromkeys(spec.feature.tap for spec in specs if spec.feature))
-    truth = _truth_features(extractor, taps, job)
-    sums = {spec.name: torch.zeros(len(job.truth), dtype=torch.float64) for spec in specs}
-    for sample in job.samples:  # one at a time: features of all samples would not fit in memory
-        predicted = extractor(sample, taps)
-        for spec in specs:
-            assert spec.feature is not None
-            sums[spec.name] += _feature_metric(spec, predicted[spec.feature.tap], truth[spec.feature.tap])
-    return {name: (total / len(job.samples)).numpy() for name, total in sums.items()}
-
-
-def _feature_metric(spec: MetricSpec, reconstructions: Tensor, truth: Tensor) -> Tensor:
-    if spec.formula == "correlation-distance":
-        return correlation_distance(reconstructions, truth)
-    return two_way_identification(reconstructions, truth, transpose=spec.transpose, ties=spec.ties)
-
-
-def _truth_features(extractor: Extractor, taps: list[str], job: _Job) -> dict[str, Tensor]:
-    if job.cache is None:
-        return extractor(job.truth, taps)
-    network = extractor.network
-    # Everything that changes a feature is in the key, so a cache may be shared between protocols and weights.
-    identity = (digest_images(job.truth), extractor.first, extractor.resize, job.digests[network.name])
-    digest = hashlib.sha256(repr(identity).encode()).hexdigest()
-    missing = [tap for tap in taps if (digest, network.name, tap) not in job.cache]
-    if missing:
-        for tap, computed in extractor(job.truth, missing).items():
-            job.cache[digest, network.name, tap] = computed.numpy()
-    # A copy: caches may hand out read-only memory maps, which torch does not take.
-    return {tap: torch.from_numpy(np.array(job.cache[digest, network.name, tap])) for tap in taps}
 
 
 def _result(spec: MetricSpec, reason: str | None, per_image: Mapping[str, Array], seed: int) -> MetricResult:

@@ -213,7 +213,8 @@ def test_mindeye2_states_the_published_choices():
     assert protocol.first == Resize(256, antialias=False)
     assert [protocol[name].resize for name in ("pixcorr", "ssim")] == [Resize(425, antialias=False)] * 2
     assert not any(m.transpose or m.ties != "zero" for m in protocol.metrics)
-    assert [m.chance for m in protocol.metrics] == [None, None, 0.5, 0.5, 0.5, 0.5, None, None]
+    assert [m.chance for m in protocol.metrics[:8]] == [None, None, 0.5, 0.5, 0.5, 0.5, None, None]
+    assert [m.ranked for m in protocol.metrics] == [True] * 8 + [False] * 3
 
 
 def test_protocols_compare_line_by_line():

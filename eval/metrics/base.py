@@ -101,12 +101,13 @@ def cross_correlation(rows: Tensor, columns: Tensor) -> Tensor:
     (mean_x, norm_x), (mean_y, norm_y) = _moments(x), _moments(y)
     # A sum over columns: AlexNet's second layer has 184,512 of them, and doubles of all would not fit in memory.
     products = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
-    for a, b in zip(_column_chunks(x), _column_chunks(y), strict=True):
+    for a, b in zip(column_chunks(x), column_chunks(y), strict=True):
         products.addmm_(a.double() - mean_x, (b.double() - mean_y).T)
     return (products / (norm_x * norm_y.T)).clamp(-1, 1)
 
 
-def _column_chunks(x: Tensor) -> Iterator[Tensor]:
+def column_chunks(x: Tensor) -> Iterator[Tensor]:
+    """Yield `(N, C)` blocks of the columns of `(N, D)`, small enough to be widened to float64."""
     return iter(x.split(max(1, CHUNK_BYTES // (8 * len(x))), dim=1))
 
 
@@ -114,8 +115,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and centred norm of each row, `(N, 1)` each."""
     # Relative to the first value of the row: a constant row then has a norm of exactly zero.
     first = x[:, :1].double()
-    offset = sum((c.double() - first).sum(1, keepdim=True) for c in _column_chunks(x)) / x.shape[1]
-    squares = sum((c.double() - first - offset).square().sum(1, keepdim=True) for c in _column_chunks(x))
+    offset = sum((c.double() - first).sum(1, keepdim=True) for c in column_chunks(x)) / x.shape[1]
+    squares = sum((c.double() - first - offset).square().sum(1, keepdim=True) for c in column_chunks(x))
     return first + offset, torch.as_tensor(squares).sqrt()
 
 

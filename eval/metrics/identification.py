@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from eval.metrics.base import PerImageMetric, check_pairs, cross_correlation
+from eval.metrics.readout import Readout
 
 Ties = Literal["zero", "half"]
 
@@ -71,6 +73,33 @@ def identification_from_correlations(correlations: Tensor, *, transpose: bool = 
         tied = (margin.abs() <= TOLERANCE).fill_diagonal_(False)
         won += tied.sum(0) / 2
     return won / (n - 1)
+
+
+@dataclass(frozen=True)
+class Identification(Readout):
+    """`identification_from_correlations` with its options, see `two_way_identification`."""
+
+    averages_comparisons: ClassVar[bool] = True
+    transpose: bool = False
+    ties: Ties = "zero"
+
+    def conclude(self, comparison: Tensor) -> Tensor:
+        """Return `(N,)` shares of comparisons won from `(N, N)` correlations, `[i, j]` = truth i, reconstruction j."""
+        return identification_from_correlations(comparison, transpose=self.transpose, ties=self.ties)
+
+    @property
+    def chance(self) -> float:
+        """One half, apart from ties that count nothing."""
+        return 0.5
+
+    @property
+    def least_images(self) -> int:
+        """Two: a comparison takes another picture."""
+        return 2
+
+    def describe(self) -> str:
+        """Return the direction and what ties count."""
+        return f"other {'reconstructions' if self.transpose else 'truths'}, ties {self.ties}"
 
 
 class TwoWayIdentification(PerImageMetric):

@@ -26,6 +26,7 @@ NETWORK = Network(
     parameters=61_100_840,
     weights_file="alexnet.pth",
     source="torchvision AlexNet_Weights.IMAGENET1K_V1 (alexnet-owt-7be5be79.pth)",
+    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     build=_build,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -33,6 +34,9 @@ class Network:
         foreign: Prefixes of further entries that the published file holds and no tap needs.
         prefix: Prefix of the network's own entries in the published file; ignored where the file has none of it.
         shipped: Whether the weights are part of this package.
+        url: Where the published file can be fetched; its last part is its name in torch's cache. Empty where the
+            published file is no plain state dict.
+        companion: Finds a file of further entries that comes with a dependency and is never random.
     """
 
     name: str
@@ -48,3 +52,5 @@ class Network:
     foreign: tuple[str, ...] = ()
     prefix: str = ""
     shipped: bool = False
+    url: str = ""
+    companion: Callable[[], Path] | None = field(default=None, repr=False)

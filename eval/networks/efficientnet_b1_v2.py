@@ -24,6 +24,7 @@ NETWORK = Network(
     parameters=7_794_184,
     weights_file="efficientnet_b1_v2.pth",
     source="torchvision EfficientNet_B1_Weights.IMAGENET1K_V2 (efficientnet_b1-c27df63c.pth)",
+    url="https://download.pytorch.org/models/efficientnet_b1-c27df63c.pth",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     build=_build,

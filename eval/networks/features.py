@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from eval.images import Resize
+from eval.images import Step
 from eval.metrics.base import unit_images
 from eval.networks.base import Network
 
@@ -20,16 +20,18 @@ class Extractor:
     Attributes:
         network: Its description.
         module: Its weights, on the device to compute on.
-        first: Resizing that comes before.
-        resize: Resizing to the network's input.
+        first: Resizing that comes before; None for none.
+        resize: Resizing to the network's input; None leaves the size as it is.
         batch: Pictures a forward pass.
+        scale: Factor on pixels in [0, 1].
     """
 
     network: Network
     module: nn.Module
-    first: Resize
-    resize: Resize
+    first: Step | None
+    resize: Step | None
     batch: int
+    scale: float = 1.0
 
     def __call__(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """Compute features.
@@ -44,22 +46,46 @@ class Extractor:
         Raises:
             ValueError: If a feature is not finite.
         """
-        device = next(self.module.parameters()).device
         features: dict[str, Tensor] = {}
         for start in range(0, len(images), self.batch):
-            with torch.inference_mode():
-                tapped = self.network.forward(self.module, self._pixels(images[start : start + self.batch].to(device)))
+            tapped = self._tapped(images[start : start + self.batch])
             for tap in taps:
                 values = tapped[tap].flatten(1).float()
                 if tap not in features:  # filled in place: joining batches at the end would need twice the memory
                     features[tap] = torch.empty(len(images), values.shape[1])
                 features[tap][start : start + self.batch] = values.cpu()
         for tap, values in features.items():
-            if not values.sum(dtype=torch.float64).isfinite():
-                raise ValueError(f"{self.network.name} {tap} gave features that are not finite")
+            self._check(values, tap)
         return features
 
+    def one_batch(self, images: Tensor, tap: str) -> Tensor:
+        """Compute one layer's features of as many pictures as fit in one pass, and leave them on the device.
+
+        Args:
+            images: `(B, 3, H, W)` uint8 or floating point in [0, 1], anywhere.
+            tap: Which layer, of `network.taps`.
+
+        Returns:
+            `(B, D)` float32.
+
+        Raises:
+            ValueError: If a feature is not finite.
+        """
+        return self._check(self._tapped(images)[tap].flatten(1).float(), tap)
+
+    def _tapped(self, images: Tensor) -> Mapping[str, Tensor]:
+        device = next(self.module.parameters()).device
+        with torch.inference_mode():
+            return self.network.forward(self.module, self._pixels(images.to(device)))
+
+    def _check(self, values: Tensor, tap: str) -> Tensor:
+        if not values.sum(dtype=torch.float64).isfinite():
+            raise ValueError(f"{self.network.name} {tap} gave features that are not finite")
+        return values
+
     def _pixels(self, images: Tensor) -> Tensor:
-        pixels = self.resize(self.first(unit_images(images).float()))
+        pixels = unit_images(images).float()
+        for step in (self.first, self.resize):
+            pixels = step(pixels) if step else pixels
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
-        return (pixels - mean) / std
+        return (pixels * self.scale - mean) / std

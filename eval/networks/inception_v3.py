@@ -25,6 +25,7 @@ NETWORK = Network(
     parameters=27_161_264,
     weights_file="inception_v3.pth",
     source="torchvision Inception_V3_Weights.IMAGENET1K_V1 (inception_v3_google-0cc3c7bd.pth)",
+    url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     build=_build,

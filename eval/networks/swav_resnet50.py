@@ -24,6 +24,7 @@ NETWORK = Network(
     parameters=25_557_032,
     weights_file="swav_resnet50.pth",
     source="facebookresearch/swav, ResNet-50, 800 epochs (swav_800ep_pretrain.pth.tar)",
+    url="https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     build=_build,

@@ -9,21 +9,20 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import eval.protocols
-from eval.images import Resize
-from eval.metrics.identification import Ties
+from eval.images import Step
+from eval.metrics.formulas import FORMULAS, Formula, FormulaName, Kind
+from eval.metrics.identification import Identification
+from eval.metrics.readout import Readout
+from eval.metrics.samples import SampleRule
 from eval.networks.base import Network
 
-Kind = Literal["pixel", "identification", "distance"]
-Formula = Literal["pixcorr", "ssim", "ssim-columnwise", "two-way-identification", "correlation-distance"]
 Need = Literal["images", "predictions", "true latents", "betas"]
 
-KINDS: dict[str, Kind] = {
-    "pixcorr": "pixel",
-    "ssim": "pixel",
-    "ssim-columnwise": "pixel",
-    "two-way-identification": "identification",
-    "correlation-distance": "distance",
+NEEDS: dict[str, tuple[Need, ...]] = {
+    "latents": ("predictions", "true latents"),
+    "betas": ("images", "betas"),
 }
+"""What must be supplied for a formula that reads these; pictures for all others."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Feature:
     Attributes:
         network: The frozen network.
         tap: Its layer.
-        resize: The size at which pictures enter it, after the protocol's first step.
+        resize: The size at which pictures enter it, after the protocol's first step; None leaves them as they are.
+        scale: Factor on pixels in [0, 1] before the network's mean and s.d.
     """
 
     network: Network
     tap: str
-    resize: Resize
+    resize: Step | None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,43 +49,88 @@ class MetricSpec:
     Attributes:
         name: Its name in results, unique within the protocol.
         label: Its heading in published tables.
-        formula: The function that computes it.
-        feature: What it is computed on; None for pixels.
+        formula: The formula that computes it, a name of `eval.metrics.formulas`.
+        feature: What it is computed on; None for what takes no feature network.
         resize: Size of the pictures of a pixel metric, after the protocol's first step; None leaves them as they are.
-        transpose: For identification, compare with other reconstructions instead of other truths.
-        ties: For identification, what a tie counts.
+        readout: Options of the formula's last step; None takes the formula's own.
         needs: What the caller must supply; without it the metric is "not computed".
+        samples: How several samples of an image become one value.
+        counted: Whether the protocol lets ranks count it.
     """
 
     name: str
     label: str
-    formula: Formula
+    formula: FormulaName
     feature: Feature | None = None
-    resize: Resize | None = None
-    transpose: bool = False
-    ties: Ties = "zero"
+    resize: Step | None = None
+    readout: Readout | None = None
     needs: tuple[Need, ...] = ("images",)
+    samples: SampleRule = "mean-score"
+    counted: bool = True
 
     def __post_init__(self) -> None:
-        if (self.feature is None) != (self.kind == "pixel"):
+        if (self.feature is None) == (self.computed_by.reads in ("features", "paired features")):
             raise ValueError(f"metric {self.name!r}: {self.formula} and feature {self.feature} do not go together")
         if self.feature is not None and self.feature.tap not in self.feature.network.taps:
             raise ValueError(f"metric {self.name!r}: {self.feature.network.name} has taps {self.feature.network.taps}")
+        own = type(self.computed_by.readout)
+        if type(self.reads_out) is not own:
+            raise ValueError(f"metric {self.name!r}: {self.formula} is read out by {own.__name__}, not {self.readout}")
+        lacking = set(NEEDS.get(self.computed_by.reads, ())) - set(self.needs)
+        if lacking:
+            raise ValueError(f"metric {self.name!r}: {self.formula} also needs {sorted(lacking)}")
+        self._check_samples()
+
+    def _check_samples(self) -> None:
+        known = {"mean-score", "best-sample"}
+        if self.computed_by.reads == "features":
+            known.add("mean-feature")
+        if self.reads_out.averages_comparisons:
+            known.add("mean-comparison")
+        if self.samples not in known:
+            raise ValueError(
+                f"metric {self.name!r}: samples of {self.formula} take {sorted(known)}, not {self.samples}"
+            )
+
+    @property
+    def computed_by(self) -> Formula:
+        """The formula."""
+        return FORMULAS[self.formula]
+
+    @property
+    def reads_out(self) -> Readout:
+        """The readout: the metric's own, or else the formula's."""
+        return self.readout or self.computed_by.readout
 
     @property
     def kind(self) -> Kind:
         """What sort of number it is."""
-        return KINDS[self.formula]
+        return self.computed_by.kind
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value means a better reconstruction."""
-        return self.kind != "distance"
+        return self.computed_by.higher_is_better
 
     @property
     def chance(self) -> float | None:
         """Expected value over random pairings; None where it depends on the pictures and has to be measured."""
-        return 0.5 if self.kind == "identification" else None
+        return self.reads_out.chance
+
+    @property
+    def ranked(self) -> bool:
+        """Whether ranks may count it: never retrieval, brain correlation, or what chose its sample by the truth."""
+        return self.counted and self.computed_by.ranked and self.samples != "best-sample"
+
+    @property
+    def transpose(self) -> bool:
+        """For identification, whether it compares with other reconstructions instead of other truths."""
+        return isinstance(self.reads_out, Identification) and self.reads_out.transpose
+
+    @property
+    def ties(self) -> str:
+        """For identification, what a tie counts; "zero" for all others."""
+        return self.reads_out.ties if isinstance(self.reads_out, Identification) else "zero"
 
 
 @dataclass(frozen=True)
@@ -95,18 +141,16 @@ class Protocol:
         name: Its name, which is its file's name with hyphens.
         version: Raised whenever a value it gives would change.
         summary: What it reproduces, in one sentence.
-        first: Resizing that both pictures undergo before anything else.
+        first: Resizing that both pictures undergo before anything else; None for none.
         metrics: The columns, in the order of the table.
-        samples: How several samples of an image become one value: "mean-score" scores each and averages.
         quirks: What a careful reader would not expect, and what is known to differ from the original.
     """
 
     name: str
     version: int
     summary: str
-    first: Resize
+    first: Step | None
     metrics: tuple[MetricSpec, ...]
-    samples: Literal["mean-score"] = "mean-score"
     quirks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -165,15 +209,15 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 def _line(metric: MetricSpec) -> str:
     parts = [metric.formula, f"needs {' + '.join(metric.needs)}", "higher" if metric.higher_is_better else "lower"]
-    if metric.kind == "identification":
-        parts += ["other reconstructions" if metric.transpose else "other truths", f"ties {metric.ties}"]
+    parts += [metric.reads_out.describe(), f"samples {metric.samples}", "ranked" if metric.ranked else "never ranked"]
     if metric.feature:
         feature = metric.feature
         parts += [f"{feature.network.name} {feature.tap}", feature.network.weights_file, _describe(feature.resize)]
-    elif metric.resize:
+        parts.append(f"pixels times {feature.scale:g}" if feature.scale != 1 else "")
+    elif metric.computed_by.reads == "pixels":
         parts.append(_describe(metric.resize))
-    return f"metric {metric.name} ({metric.label}): {', '.join(parts)}"
+    return f"metric {metric.name} ({metric.label}): {', '.join(part for part in parts if part)}"
 
 
-def _describe(resize: Resize) -> str:
-    return f"{resize.size} px {resize.interpolation}{' antialiased' if resize.antialias else ' without antialias'}"
+def _describe(step: Step | None) -> str:
+    return step.describe() if step else "size as it came"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from eval.images import Resize
+from eval.metrics.formulas import FormulaName
+from eval.metrics.retrieval import Given, Retrieval
 from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v2, inception_v3, swav_resnet50
 from eval.networks.base import Network
-from eval.protocols.base import Feature, Formula, MetricSpec, Protocol
+from eval.protocols.base import Feature, MetricSpec, Protocol
 
 
 def _resize(size: int) -> Resize:
@@ -14,8 +16,13 @@ def _resize(size: int) -> Resize:
 
 
 def _on_features(name: str, label: str, network: Network, tap: str, size: int) -> MetricSpec:
-    formula: Formula = "correlation-distance" if name in ("effnet", "swav") else "two-way-identification"
+    formula: FormulaName = "correlation-distance" if name in ("effnet", "swav") else "two-way-identification"
     return MetricSpec(name, label, formula, Feature(network, tap, _resize(size)))
+
+
+def _retrieval(name: str, label: str, given: Given) -> MetricSpec:
+    readout = Retrieval(given, pool=300, repeats=30)
+    return MetricSpec(name, label, "top-1-retrieval", readout=readout, needs=("predictions", "true latents"))
 
 
 PROTOCOL = Protocol(
@@ -32,6 +39,10 @@ PROTOCOL = Protocol(
         _on_features("clip", "CLIP", clip_vit_l14.NETWORK, "encode_image", 224),
         _on_features("effnet", "Eff", efficientnet_b1_v2.NETWORK, "avgpool", 255),
         _on_features("swav", "SwAV", swav_resnet50.NETWORK, "avgpool", 224),
+        # The labels are the published ones. What they really are is said by `given`, and by the quirk below.
+        _retrieval("retrieval-fwd", "Image retr. (swapped)", "image"),
+        _retrieval("retrieval-bwd", "Brain retr. (swapped)", "brain"),
+        MetricSpec("brain-correlation", "Brain corr.", "brain-correlation", needs=("images", "betas")),
     ),
     quirks=(
         "both pictures are shrunk to 256 px first, so that PixCorr and SSIM at 425 px compare upsampled pictures",
@@ -42,5 +53,9 @@ PROTOCOL = Protocol(
         "EfficientNet-B1 has weights V2 at 255 px; Brain-Diffuser's column of that name has V1 at 224 px",
         "the published row scores 0.75 * refined + 0.25 * blurry: blending belongs to recipes, not here",
         "CLIP in float32, which the notebook runs in float16 on a GPU",
+        "retrieval labels are swapped: the similarity helper returns the transpose, so the column printed as image "
+        "retrieval finds the brain response given the image, and the other one the image given the brain response",
+        "retrieval averages 30 pools of 300 drawn from all test images; tied candidates count as lost",
+        "brain correlation is over the voxels that are given; the paper has a table by region, from the GNet encoder",
     ),
 )

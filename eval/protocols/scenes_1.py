@@ -9,14 +9,17 @@ pooled layer at `high`, CLIP's embedding at `embedding`, and the two distances o
 from __future__ import annotations
 
 from eval.images import Resize
+from eval.metrics.formulas import FormulaName
+from eval.metrics.identification import Identification
 from eval.networks import scene
-from eval.protocols.base import Feature, Formula, MetricSpec, Protocol
+from eval.protocols.base import Feature, MetricSpec, Protocol
 
 SIZE = Resize(64, antialias=True)
 
 
-def _on_features(name: str, label: str, formula: Formula, tap: str) -> MetricSpec:
-    return MetricSpec(name, label, formula, Feature(scene.NETWORK, tap, SIZE), ties="half")
+def _on_features(name: str, label: str, formula: FormulaName, tap: str) -> MetricSpec:
+    readout = Identification(ties="half") if formula == "two-way-identification" else None
+    return MetricSpec(name, label, formula, Feature(scene.NETWORK, tap, SIZE), readout=readout)
 
 
 PROTOCOL = Protocol(

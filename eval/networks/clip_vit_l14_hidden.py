@@ -1,0 +1,42 @@
+"""The vision tower of CLIP ViT-L/14 with two hidden states beside its embedding (Takagi & Nishimoto)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from clip.model import VisionTransformer
+from torch import Tensor, nn
+
+from eval.networks import clip_vit_l14
+from eval.networks.base import Network
+
+HIDDEN = (6, 12)
+"""Hidden states as transformers counts them: number k is what the k-th block gives."""
+
+
+def _forward(module: nn.Module, pixels: Tensor) -> Mapping[str, Tensor]:
+    assert isinstance(module, VisionTransformer)
+    patches = module.conv1(pixels).flatten(2).transpose(1, 2)
+    first = module.class_embedding.expand(len(patches), 1, -1)
+    tokens = module.ln_pre(torch.cat([first, patches], 1) + module.positional_embedding).transpose(0, 1)
+    tapped: dict[str, Tensor] = {}
+    for number, block in enumerate(module.transformer.resblocks, start=1):
+        tokens = block(tokens)
+        if number in HIDDEN:
+            tapped[f"hidden.{number}"] = tokens.transpose(0, 1)
+    return tapped | {"encode_image": module.ln_post(tokens[0]) @ module.proj}
+
+
+NETWORK = Network(
+    name="clip_vit_l14_hidden",
+    taps=("hidden.6", "hidden.12", "encode_image"),  # 257 x 1024 each, and 768 values
+    parameters=clip_vit_l14.NETWORK.parameters,
+    weights_file=clip_vit_l14.NETWORK.weights_file,
+    source=clip_vit_l14.NETWORK.source,
+    mean=clip_vit_l14.NETWORK.mean,
+    std=clip_vit_l14.NETWORK.std,
+    build=clip_vit_l14.NETWORK.build,
+    forward=_forward,
+    prefix=clip_vit_l14.NETWORK.prefix,
+)

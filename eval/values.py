@@ -1,0 +1,223 @@
+"""From pictures to per-image values: one network in memory at a time, no more features than a formula has to see.
+
+Shape legend: N images, S samples of an image, D features, V voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eval.images import Step, digest_images
+from eval.metrics.base import unit_images
+from eval.metrics.samples import SampleValues, combine
+from eval.networks import weights as network_weights
+from eval.networks.base import Network
+from eval.networks.features import Extractor
+from eval.protocols.base import Feature, MetricSpec
+
+Array = NDArray[np.float64]
+EncodingModel = Callable[[Tensor], Tensor]
+"""Predicts betas `(B, V)` from pictures `(B, 3, H, W)` in [0, 1]."""
+FeatureCache = MutableMapping[tuple[str, str, str], NDArray[np.float32]]
+"""Features `(N, D)` of truths, by (digest of pictures, preprocessing and weights; network; tap)."""
+
+IMAGE_CHUNK = 32
+"""Pictures resized together for pixel metrics."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `score`.
+
+    Attributes:
+        reconstructions: `(N, S, 3, H, W)`.
+        truth: `(N, 3, H, W)`.
+        first: The protocol's first step.
+        weights: Folder of weights, "untrained", or None.
+        digests: Digest of the weights by network.
+        device: Where to compute.
+        batch: Pictures a forward pass.
+        cache: Of truth features.
+        latents: Predicted and true, `(N, D)`.
+        betas: Measured `(N, V)` and the encoding model.
+    """
+
+    reconstructions: Tensor
+    truth: Tensor
+    first: Step | None
+    weights: Path | str | None
+    digests: Mapping[str, str]
+    device: torch.device
+    batch: int
+    cache: FeatureCache | None
+    latents: tuple[Tensor, Tensor] | None
+    betas: tuple[Tensor, EncodingModel] | None
+
+    @property
+    def samples(self) -> list[Tensor]:
+        """The S sets of N pictures."""
+        return list(self.reconstructions.unbind(1))
+
+
+def compute(specs: Sequence[MetricSpec], job: Job) -> dict[str, Array]:
+    """Compute metrics whose inputs are all there.
+
+    Args:
+        specs: The metrics.
+        job: Pictures and where to compute.
+
+    Returns:
+        For each metric, in the given order, `(N,)` float64 with samples combined by its rule.
+
+    Raises:
+        ValueError: If a network or the encoding model gives something unusable.
+        MissingWeightsError: If a weights file is not there.
+        WrongWeightsError: If a weights file belongs to another network.
+    """
+    values = {s.name: _NETWORKLESS[s.computed_by.reads](s, job) for s in specs if s.feature is None}
+    for network in dict.fromkeys(spec.feature.network for spec in specs if spec.feature):
+        # One at a time in memory: CLIP alone holds 1.2 GB.
+        values |= _network_values(network, [s for s in specs if s.feature and s.feature.network == network], job)
+    # Computed in the order of the networks, told in the order of the protocol.
+    return {spec.name: values[spec.name].double().cpu().numpy() for spec in specs}
+
+
+def _pixel_values(spec: MetricSpec, job: Job) -> Tensor:
+    """`(N,)` values of a pixel metric."""
+
+    # Resized pictures take a hundred times the memory of what is left of them, so only a chunk exists at a time.
+    def sized(images: Tensor) -> Tensor:
+        pixels = unit_images(images.to(job.device)).float()
+        for step in (job.first, spec.resize):
+            pixels = step(pixels) if step else pixels
+        return pixels
+
+    parts = []
+    for rows in _slices(len(job.truth), IMAGE_CHUNK):
+        truth = sized(job.truth[rows])
+        shown = [sized(sample[rows]) for sample in job.samples]
+        _check_sizes(spec, shown[0], truth)
+        parts.append(torch.stack([spec.computed_by.compare(each, truth) for each in shown]))
+    return combine(torch.cat(parts, 1), spec.samples, spec.higher_is_better)
+
+
+def _check_sizes(spec: MetricSpec, shown: Tensor, truth: Tensor) -> None:
+    if shown.shape != truth.shape:
+        sizes = " and ".join(f"{tuple(side.shape[-2:])}" for side in (shown, truth))
+        raise ValueError(
+            f"metric {spec.name!r} resizes nothing: reconstructions and truth of {sizes} px do not compare"
+        )
+
+
+def _latent_values(spec: MetricSpec, job: Job) -> Tensor:
+    assert job.latents is not None
+    return spec.reads_out.conclude(spec.computed_by.compare(*(side.to(job.device) for side in job.latents)))
+
+
+def _beta_values(spec: MetricSpec, job: Job) -> Tensor:
+    assert job.betas is not None
+    measured, encode = job.betas
+    predicted = [_encoded(sample, encode, measured, job) for sample in job.samples]
+    values = torch.stack([spec.computed_by.compare(each, measured.flatten(1)) for each in predicted])
+    return combine(values, spec.samples, spec.higher_is_better)
+
+
+def _encoded(images: Tensor, encode: EncodingModel, measured: Tensor, job: Job) -> Tensor:
+    """Predicted betas `(N, V)` of one sample of all images."""
+    parts = []
+    for rows in _slices(len(images), job.batch):
+        with torch.inference_mode():
+            betas = encode(unit_images(images[rows].to(job.device)).float()).float().cpu()
+        expected = tuple(measured[rows].flatten(1).shape)
+        if tuple(betas.shape) != expected:
+            raise ValueError(f"the encoding model gave betas {tuple(betas.shape)}, the test betas are {expected}")
+        parts.append(betas)
+    return torch.cat(parts)
+
+
+_NETWORKLESS: Mapping[str, Callable[[MetricSpec, Job], Tensor]] = {
+    "pixels": _pixel_values,
+    "latents": _latent_values,
+    "betas": _beta_values,
+}
+
+
+def _network_values(network: Network, specs: list[MetricSpec], job: Job) -> dict[str, Tensor]:
+    """Values of all metrics of one network, which leaves memory on return."""
+    module = network_weights.load(network, job.weights, job.device)
+    values: dict[str, Tensor] = {}
+    # A network may be fed at several sizes; each size is one pass over the pictures.
+    for entry in dict.fromkeys(_entry(_feature(spec)) for spec in specs):
+        group = [spec for spec in specs if _entry(_feature(spec)) == entry]
+        extractor = Extractor(network, module, job.first, entry[0], job.batch, entry[1])
+        values |= _feature_values(extractor, [s for s in group if s.computed_by.reads == "features"], job)
+        for spec in group:
+            if spec.computed_by.reads == "paired features":
+                values[spec.name] = _paired_values(extractor, spec, job)
+    return values
+
+
+def _feature(spec: MetricSpec) -> Feature:
+    assert spec.feature is not None
+    return spec.feature
+
+
+def _entry(feature: Feature) -> tuple[Step | None, float]:
+    """How pictures enter the network."""
+    return feature.resize, feature.scale
+
+
+def _feature_values(extractor: Extractor, specs: list[MetricSpec], job: Job) -> dict[str, Tensor]:
+    taps = list(dict.fromkeys(_feature(spec).tap for spec in specs))
+    if not taps:
+        return {}
+    truth = _truth_features(extractor, taps, job)
+    collected = {spec.name: SampleValues(spec.computed_by, spec.reads_out, spec.samples) for spec in specs}
+    for sample in job.samples:  # one at a time: features of all samples would not fit in memory
+        shown = extractor(sample, taps)
+        for spec in specs:
+            tap = _feature(spec).tap
+            collected[spec.name].add(shown[tap], truth[tap])
+    return {spec.name: collected[spec.name].values(truth[_feature(spec).tap]) for spec in specs}
+
+
+def _paired_values(extractor: Extractor, spec: MetricSpec, job: Job) -> Tensor:
+    """`(N,)` values of a formula that never compares different images: features live for one batch."""
+    tap, parts = _feature(spec).tap, []
+    for rows in _slices(len(job.truth), job.batch):
+        truth = extractor.one_batch(job.truth[rows], tap)
+        shown = (extractor.one_batch(sample[rows], tap) for sample in job.samples)
+        parts.append(torch.stack([_compared(spec, each, truth) for each in shown]))
+    return combine(torch.cat(parts, 1), spec.samples, spec.higher_is_better)
+
+
+def _compared(spec: MetricSpec, shown: Tensor, truth: Tensor) -> Tensor:
+    return spec.reads_out.conclude(spec.computed_by.compare(shown, truth))
+
+
+def _truth_features(extractor: Extractor, taps: list[str], job: Job) -> dict[str, Tensor]:
+    if job.cache is None:
+        return extractor(job.truth, taps)
+    network = extractor.network
+    # Everything that changes a feature is in the key, so a cache may be shared between protocols and weights.
+    entry = (extractor.first, extractor.resize, extractor.scale)
+    identity = (digest_images(job.truth), *entry, job.digests[network.name])
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()
+    missing = [tap for tap in taps if (digest, network.name, tap) not in job.cache]
+    if missing:
+        for tap, computed in extractor(job.truth, missing).items():
+            job.cache[digest, network.name, tap] = computed.numpy()
+    # A copy: caches may hand out read-only memory maps, which torch does not take.
+    return {tap: torch.from_numpy(np.array(job.cache[digest, network.name, tap])) for tap in taps}
+
+
+def _slices(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, n, size))
