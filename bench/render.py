@@ -164,19 +164,21 @@ def _run(argv: Sequence[str]) -> int:
         "reconbench render --predictions .reconbench/runs/predictions/0123456789abcdef --generator tiny-diffusion \\\n"
         "      --inputs latent=latent --set strength=0.5 --out .reconbench/runs/images/mine",
     )
-    parser.add_argument("--predictions", default="", help="predictions folder, a path or s3://")
+    parser.add_argument("--predictions", help="predictions folder, a path or s3://")
     parser.add_argument("--generator", default="tiny-diffusion", help="its name in recipes")
-    parser.add_argument("--inputs", nargs="+", default=[], metavar="INPUT=HEAD", help="head that feeds each input")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of the generator")
-    parser.add_argument("--out", default="", help="folder for the images, a path or s3://")
+    parser.add_argument("--inputs", nargs="+", metavar="INPUT=HEAD", help="head that feeds each input")
+    parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="option of the generator")
+    parser.add_argument("--out", help="folder for the images, a path or s3://")
     parser.add_argument("--seed", type=int, default=0, help="base seed of all pictures")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures a request")
-    parser.add_argument("--replicas", type=int, default=None, help="copies of the generator; none: one a GPU or CPU")
+    parser.add_argument(
+        "--replicas", type=int, default=None, help="copies of the generator; by default one a GPU, or one a CPU"
+    )
     parser.add_argument(
         "--listen", type=int, default=None, metavar="PORT", help="serve single pictures over HTTP instead"
     )
     arguments = parser.parse_args(argv)
-    chosen = Chosen(arguments.generator, settings_from(arguments.set))
+    chosen = Chosen(arguments.generator, settings_from(arguments.set or []))
     if arguments.listen is not None:
         return _listen(chosen, arguments.listen, arguments.batch_size, arguments.replicas)
     if not (arguments.predictions and arguments.inputs and arguments.out):

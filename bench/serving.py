@@ -171,6 +171,7 @@ def application(chosen: Chosen, scale: Scale, http_batch: int | None = None) -> 
         max_ongoing_requests=scale.max_ongoing_requests,
         health_check_period_s=_HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_wait_loop_s=0.1,  # nothing is left to wait for when an application is deleted
         ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus},
     )
     renderer = deployment.bind(chosen, scale.cpus)
@@ -194,6 +195,7 @@ def running(port: int | None = None) -> Iterator[None]:
     Raises:
         OptionError: If a port is asked for and Serve runs already: its port cannot be changed.
     """
+    cluster.quieten()  # importing Serve set its logger up anew, starting it does so again
     there = serve.status()
     if there.proxies or there.applications:
         if port is not None:
@@ -206,7 +208,9 @@ def running(port: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        serve.shutdown()
+        # Ray prints on standard output that requests to the controller, which ends itself, fail.
+        with contextlib.redirect_stdout(io.StringIO()):
+            serve.shutdown()
 
 
 @contextlib.contextmanager

@@ -177,17 +177,15 @@ def _run(argv: Sequence[str]) -> int:
     )
     arguments.add_argument("--stimuli", required=True, help="stimuli@<digest> folder, a path or s3://")
     arguments.add_argument("--generator", default="tiny-diffusion", help="its name in recipes")
-    arguments.add_argument("--targets", nargs="+", default=[], metavar="NAME", help="which targets; none named: all")
-    arguments.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the generator"
-    )
-    arguments.add_argument("--out", default="", help="dataset folder; empty: the folder the stimuli lie in")
+    arguments.add_argument("--targets", nargs="+", metavar="NAME", help="which targets; by default all")
+    arguments.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the generator")
+    arguments.add_argument("--out", help="dataset folder; by default the folder the stimuli lie in")
     chosen = arguments.parse_args(argv)
     stimuli = Folder.at(chosen.stimuli)
     out = Folder.at(chosen.out) if chosen.out else Folder(stimuli.uri.rpartition("/")[0])
-    settings = settings_from(chosen.set)
+    settings = settings_from(chosen.set or [])
     with console.progress("targets", parts(stimuli)) as advance:
-        folders = targets(stimuli, out, chosen.generator, settings, chosen.targets, advance)
+        folders = targets(stimuli, out, chosen.generator, settings, chosen.targets or [], advance)
     for name, folder in folders.items():
         console.console().print(f"{chosen.generator}.{name}  {folder}", markup=False, soft_wrap=True)
     return 0
