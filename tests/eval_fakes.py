@@ -62,17 +62,20 @@ def fake_features(network: Network, tap: str, pixels: Tensor) -> np.ndarray:
         return fake(network).forward(module, pixels)[tap].flatten(1).numpy()
 
 
-def level_pictures(n: int, samples: int, size: int = 48, truth_size: int = 48, seed: int = 42) -> tuple[Tensor, Tensor]:
+def level_pictures(
+    n: int, samples: int, size: int = 48, truth_size: int = 48, own: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """Reconstructions `(n, samples, 3, size, size)` and truths `(n, 3, truth_size, truth_size)`, uint8.
 
-    Truths are smooth, reconstructions the same scenes with noise of their own.
+    Truths are smooth; each reconstruction mixes a share `own` of its truth with another scene and some noise.
     """
-    rng = np.random.default_rng(seed)
-    coarse = torch.from_numpy(rng.random((n, 3, 6, 6))).float()
-    truth, same = (
-        nn.functional.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)
-        for side in (truth_size, size)
-    )
+    rng = np.random.default_rng(42)
+    coarse, others = (torch.from_numpy(rng.random((n, k, 3, 6, 6))).float() for k in (1, samples))
     noise = torch.from_numpy(rng.random((n, samples, 3, size, size))).float()
-    noisy = 0.5 * same[:, None] + 0.5 * noise
-    return (noisy * 255).round().to(torch.uint8), (truth * 255).round().to(torch.uint8)
+    mixed = 0.8 * _enlarged(own * coarse + (1 - own) * others, size) + 0.2 * noise
+    return (mixed * 255).round().to(torch.uint8), (_enlarged(coarse, truth_size)[:, 0] * 255).round().to(torch.uint8)
+
+
+def _enlarged(images: Tensor, size: int) -> Tensor:
+    large = nn.functional.interpolate(images.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
+    return large.unflatten(0, images.shape[:2])
