@@ -1,0 +1,33 @@
+"""The protocol of the CS292F project's evaluation notebook: four metrics at 512 px that compare with nobody else's."""
+
+from __future__ import annotations
+
+from eval.images import PilResize
+from eval.networks import efficientnet_v2_s, lpips_alex
+from eval.protocols.base import Feature, MetricSpec, Protocol
+
+PROTOCOL = Protocol(
+    name="cs292f",
+    version=1,
+    summary="PCC, SSIM, LPIPS and EfficientNet-V2-S distance at 512 px, five samples an image, NSD and THINGS.",
+    first=PilResize(512, "bilinear"),
+    metrics=(
+        MetricSpec("pcc", "PCC", "pixcorr"),
+        MetricSpec("ssim", "SSIM", "ssim-uniform"),
+        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(lpips_alex.NETWORK, "weighted", None)),
+        MetricSpec(
+            "effnet",
+            "Eff",
+            "correlation-distance",
+            Feature(efficientnet_v2_s.NETWORK, "avgpool", None, scale=255.0),
+            samples="mean-feature",
+        ),
+    ),
+    quirks=(
+        "the truth is resized to 512 px by PIL (bilinear, antialiased, 8 bits); reconstructions have that size",
+        "SSIM of the grey pictures has scikit-image's default window, 7 x 7 and uniform, not the Gaussian of the field",
+        "EfficientNet-V2-S sees pixels from 0 to 255, normalised as if they were in [0, 1]: far out of its range",
+        "its features are averaged over the samples before the distance, the other metrics are averaged afterwards",
+        "LPIPS is that of AlexNet, on [-1, 1] pixels at 512 px",
+    ),
+)
