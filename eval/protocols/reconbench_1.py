@@ -1,0 +1,98 @@
+"""Our own protocol, version 1. Each choice and why.
+
+Pictures. Every picture is resized once, from the size it came in, by a kernel with antialias. A first step through
+256 px smooths what PixCorr and SSIM are about; without antialias a shrunk picture depends on which pixels happen to be
+hit. Tensors are resized, not 8-bit files: rounding is a property of a file format, not of a reconstruction. PixCorr and
+SSIM are taken at 425 px, the size of NSD's stimuli, so that the truth is never touched. No blending and no selection:
+several samples are scored each and averaged, because the expected picture is what a system offers; whoever shows one of
+N chooses before, and says so.
+
+SSIM is the two-dimensional one with the Gaussian window of Wang et al. 2004, not the column-wise number that old
+scikit-image printed under that name. LPIPS stands beside it because PixCorr and SSIM reward blur: a blurred average has
+the best values published in both, at chance in Inception and CLIP.
+
+Networks see the size they were trained or published with: AlexNet 224, Inception 299, CLIP 224 (bicubic, as CLIP's own
+preprocessing), EfficientNet-B1 240, SwAV 224, LPIPS 256. AlexNet's layers, Inception's and SwAV's pooled layer and
+CLIP's embedding are those of all published tables, so that a reader may look across.
+
+Identification asks of each reconstruction whether it is closer to its own truth than to other truths, which is what
+identifying an image means, and what most tables print. The transpose (is a truth closer to its own reconstruction than
+to others?) stands beside it, since papers describe one and compute the other; it is not ranked, or each feature would
+count twice. Ties count one half: a system that shows one picture for everything is then at chance, 0.5, in both.
+
+Both EfficientNets are shown because "Eff" means V1 in some tables and V2 in others; ranks count V2, which most use.
+
+Retrieval is labelled by its definition: image retrieval finds the image given the brain response. Instead of 30 random
+pools it takes the expectation over all pools of 300, which has no sampling noise. It and brain correlation need more
+than pictures, so ranks never count them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from eval.images import Resize
+from eval.metrics.formulas import FormulaName
+from eval.metrics.identification import Identification
+from eval.metrics.retrieval import Given, Retrieval
+from eval.networks import (
+    alexnet,
+    clip_vit_l14,
+    efficientnet_b1_v1,
+    efficientnet_b1_v2,
+    inception_v3,
+    lpips_alex,
+    swav_resnet50,
+)
+from eval.networks.base import Network
+from eval.protocols.base import Feature, MetricSpec, Protocol
+
+
+def _resize(size: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear") -> Resize:
+    return Resize(size, antialias=True, interpolation=interpolation)
+
+
+def _both_directions(name: str, label: str, feature: Feature) -> tuple[MetricSpec, MetricSpec]:
+    formula: FormulaName = "two-way-identification"
+    there, back = (Identification(transpose=transpose, ties="half") for transpose in (False, True))
+    return (
+        MetricSpec(name, label, formula, feature, readout=there),
+        MetricSpec(f"{name}-transposed", f"{label} transposed", formula, feature, readout=back, counted=False),
+    )
+
+
+def _distance(name: str, label: str, network: Network, size: int, counted: bool = True) -> MetricSpec:
+    feature = Feature(network, "avgpool", _resize(size))
+    return MetricSpec(name, label, "correlation-distance", feature, counted=counted)
+
+
+def _retrieval(name: str, label: str, given: Given) -> MetricSpec:
+    readout = Retrieval(given, pool=300)
+    return MetricSpec(name, label, "top-1-retrieval", readout=readout, needs=("predictions", "true latents"))
+
+
+PROTOCOL = Protocol(
+    name="reconbench-1",
+    version=1,
+    summary="Resized once with antialias, 2-D SSIM, LPIPS, identification both ways with ties one half, both EffNets.",
+    first=None,
+    metrics=(
+        MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=_resize(425)),
+        MetricSpec("ssim", "SSIM", "ssim", resize=_resize(425)),
+        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(lpips_alex.NETWORK, "weighted", _resize(256))),
+        *_both_directions("alex2", "Alex(2)", Feature(alexnet.NETWORK, "features.4", _resize(224))),
+        *_both_directions("alex5", "Alex(5)", Feature(alexnet.NETWORK, "features.11", _resize(224))),
+        *_both_directions("inception", "Incep", Feature(inception_v3.NETWORK, "avgpool", _resize(299))),
+        *_both_directions("clip", "CLIP", Feature(clip_vit_l14.NETWORK, "encode_image", _resize(224, "bicubic"))),
+        _distance("effnet-v1", "Eff V1", efficientnet_b1_v1.NETWORK, 240, counted=False),
+        _distance("effnet-v2", "Eff V2", efficientnet_b1_v2.NETWORK, 240),
+        _distance("swav", "SwAV", swav_resnet50.NETWORK, 224),
+        _retrieval("retrieval-image", "Image retr.", "brain"),
+        _retrieval("retrieval-brain", "Brain retr.", "image"),
+        MetricSpec("brain-correlation", "Brain corr.", "brain-correlation", needs=("images", "betas")),
+    ),
+    quirks=(
+        "CLIP in float32",
+        "the bicubic kernel may leave [0, 1] by a little before the networks; nothing is clipped or rounded",
+    ),
+)
