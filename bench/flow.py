@@ -10,8 +10,9 @@ from typing import Any
 from bench import cluster, controls, leaderboard, recipe, registry, workspace
 from bench.console import progress
 from bench.errors import OtherConfigurationError
+from bench.fit.candidates import Candidate, candidates, data_key, select
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
-from bench.fit.search import Candidate, DataRefs, candidates, data_key, run_candidates, select
+from bench.fit.search import DataRefs, run_candidates
 from bench.fit.trial import FitRecord
 from bench.graph import Images, Request, render_graphs, source_of
 from bench.predict import Prediction, predict

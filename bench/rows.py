@@ -15,8 +15,8 @@ from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
 from bench.data.leakage import audit
 from bench.errors import MissingDataError
+from bench.fit.candidates import Candidate
 from bench.fit.plan import FitPlan
-from bench.fit.search import Candidate
 from bench.fit.trial import FitRecord, read_fit
 from bench.generators.chosen import Chosen
 from bench.graph import Images
@@ -197,6 +197,8 @@ def only_subject(row: Row, subject: int) -> Row:
 def gallery(rows: Mapping[str, Row], data: Data, tested: Mapping[int, Sequence[int]]) -> list[Item]:
     """Return the pictures the page shows: truth beside the reconstructions of every row, first subject and last.
 
+    Chance has no pictures of its own: the winner's, paired with wrong truths, are left out.
+
     Args:
         rows: Rows by record id.
         data: The stimuli.
@@ -207,7 +209,8 @@ def gallery(rows: Mapping[str, Row], data: Data, tested: Mapping[int, Sequence[i
         mine = tested[subject]
         shown = [mine[round(i)] for i in np.linspace(0, len(mine) - 1, min(GALLERY_IMAGES, len(mine)))]
         truth, captions = workspace.pictures(data, shown), workspace.captions(data, shown)
-        made = {key: _first_pictures(row.images[subject].folder) for key, row in rows.items() if subject in row.images}
+        seen = {key: row for key, row in rows.items() if subject in row.images and not row.wrong_pairs}
+        made = {key: _first_pictures(row.images[subject].folder) for key, row in seen.items()}
         for stimulus in shown:
             images = {key: png_of(pictures[stimulus]) for key, pictures in made.items()}
             true = png_of(truth[stimulus].transpose(2, 0, 1))

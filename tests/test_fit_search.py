@@ -13,9 +13,10 @@ from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
 from bench.errors import OptionError, ReconbenchError
 from bench.fit import search
+from bench.fit.candidates import Candidate, candidates, data_key, select
 from bench.fit.draws import configurations
 from bench.fit.schedule import GroupedScheduler
-from bench.fit.search import METRIC, Candidate, DataRefs, candidates, data_key, run_candidates, select
+from bench.fit.search import METRIC, DataRefs, run_candidates
 from bench.fit.trial import FIT_RECORD, FitRecord, read_fit
 from bench.recipe import HeadSpec, Node, Recipe, Search, Stage
 from bench.storage import Folder

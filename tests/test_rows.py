@@ -16,7 +16,7 @@ from tiny_system import KNN, LATENT, SUBJECTS, Tiny, keys, noisy, open_tiny, sto
 
 from bench import rows, workspace
 from bench.errors import MissingDataError
-from bench.fit.search import Candidate
+from bench.fit.candidates import Candidate
 from bench.generators.chosen import Chosen
 from bench.graph import Images
 from bench.identity import digest

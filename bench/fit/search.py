@@ -22,45 +22,15 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from bench import cluster
 from bench.console import Advance
 from bench.errors import ReconbenchError
-from bench.fit.draws import configurations
-from bench.fit.plan import DataDigests, FitPlan, plan_recipe
+from bench.fit.candidates import Candidate
+from bench.fit.plan import FitPlan
 from bench.fit.schedule import GroupedScheduler
 from bench.fit.trial import FIT_RECORD, FitInputs, FitRecord, failed, read_fit, run_fit
-from bench.recipe import Recipe, Search, Stage, with_options
 from bench.storage import Folder
 
 METRIC = "validation_correlation"
 MAX_EPOCHS = 10_000
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One fit to be made, with what it belongs to.
-
-    Attributes:
-        recipe: Its recipe's name.
-        config: Number of its configuration, 0 for the recipe's own values.
-        values: The configuration, by `stage.option`.
-        stage: Place of its stage.
-        data: Key of the trials it reads, see `data_key`.
-        plan: The fit.
-        gpus: Share of a GPU it takes where there are GPUs.
-        search: The recipe's search.
-    """
-
-    recipe: str
-    config: int
-    values: dict[str, Any]
-    stage: int
-    data: str
-    plan: FitPlan
-    gpus: float
-    search: Search
-
-    @property
-    def group(self) -> str:
-        """Fits that compete with each other under a scheduler."""
-        return f"{self.recipe}/{self.stage}/{self.plan.subjects}/{self.plan.control}"
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -78,31 +48,12 @@ class DataRefs:
     label_names: Mapping[str, Mapping[str, int]]
 
 
-def data_key(stage: Stage) -> str:
-    """Return the key of the trials a stage reads: its dataset (empty for the sweep's own) and its z-scoring rule."""
-    return f"{stage.dataset or ''}:{stage.normalise}"
-
-
-def candidates(
-    recipe: Recipe, subjects: Sequence[int], data: DataDigests, seed: int, sessions: tuple[int, ...] | None = None
-) -> list[Candidate]:
-    """Return every fit of a recipe's search, earlier stages first."""
-    found = []
-    for number, values in enumerate(configurations(recipe.search, seed)):
-        chosen = with_options(recipe, values)
-        for place, plans in enumerate(plan_recipe(chosen, subjects, data, seed, sessions)):
-            for plan in plans:
-                stage = chosen.stages[place]
-                key = data_key(stage)
-                found.append(Candidate(recipe.name, number, values, place, key, plan, stage.gpus, recipe.search))
-    return found
-
-
 def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> list[FitRecord]:
     """Make every fit that has no record yet, stage by stage, and return the records of all.
 
-    Failed fits are tried again: what failed may have passed (memory, a lost disk). A fit whose parent was stopped or
-    failed cannot start: it is left out, and has no record.
+    Failed fits are tried again: what failed may have passed (memory, a lost disk). A fit whose process was killed is
+    made again at once, a few times. A fit whose parent was stopped or failed cannot start: it is left out, and has no
+    record.
 
     Args:
         chosen: The fits.
@@ -117,11 +68,23 @@ def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, ad
         wave = {c.plan.id: c for c in chosen if c.stage == stage}
         todo = [c for c in wave.values() if not _ended(c.plan, runs) and _can_start(c.plan, runs)]
         advance(len(wave) - len(todo), "already recorded")
-        if todo:
-            _tune(todo, refs, runs, advance)
+        for _ in range(ATTEMPTS):
+            if todo:
+                _tune(todo, refs, runs, advance)
+            # No record at all: the fit's process was killed. Without it another fit would be selected.
+            todo = [candidate for candidate in todo if read_fit(runs, candidate.plan.id) is None]
+        _record_lost(todo, runs, advance)
     records = [read_fit(runs, candidate.plan.id) for candidate in chosen]
     _refuse_all_failed(chosen, records)
     return [record for record in records if record is not None]
+
+
+def _record_lost(lost: Sequence[Candidate], runs: Folder, advance: Advance) -> None:
+    """Record fits whose processes were killed each time as failed."""
+    for candidate in lost:
+        reason = f"the process of fit {candidate.plan.id} was killed {ATTEMPTS} times (out of memory?)"
+        (runs / "fits" / candidate.plan.id).write_json(FIT_RECORD, failed(candidate.plan, ReconbenchError(reason)))
+        advance(1, "killed")
 
 
 def _ended(plan: FitPlan, runs: Folder) -> bool:
@@ -258,9 +221,11 @@ class _Progress(tune.Callback):
         self._advance(1, f"{candidate.recipe} subject {candidate.plan.subjects} configuration {candidate.config}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
-        """Move the display on past a failed fit."""
+        """Move the display on past a failed fit; one whose process was killed has no record and is made again."""
         candidate = self._by_id[trial.config["fit"]]
-        self._advance(1, f"{candidate.recipe} subject {candidate.plan.subjects} FAILED")
+        ended = read_fit(self._runs, candidate.plan.id) is not None
+        note = "FAILED" if ended else "KILLED, made again"
+        self._advance(int(ended), f"{candidate.recipe} subject {candidate.plan.subjects} {note}")
 
 
 def _refuse_all_failed(chosen: Sequence[Candidate], records: Sequence[FitRecord | None]) -> None:
@@ -271,27 +236,3 @@ def _refuse_all_failed(chosen: Sequence[Candidate], records: Sequence[FitRecord 
             errors = [r.error for r in mine if r is not None and r.error]
             reason = f"{errors[0]['type']}: {errors[0]['message']}" if errors else "no fit finished"
             raise ReconbenchError(f"every fit of {group} failed; the first: {reason}")
-
-
-def select(chosen: Sequence[Candidate], records: Sequence[FitRecord]) -> dict[str, dict[int, Candidate]]:
-    """Return, for each recipe and subject, the last stage's fit with the best validation correlation.
-
-    Ties go to the lower configuration number. Stopped and failed fits are never selected.
-    """
-    by_id = {record.id: record for record in records}
-    last = {c.recipe: max(d.stage for d in chosen if d.recipe == c.recipe) for c in chosen}
-    best: dict[str, dict[int, Candidate]] = {}
-    for candidate in sorted(chosen, key=lambda c: -c.config):
-        record = by_id.get(candidate.plan.id)
-        if candidate.stage != last[candidate.recipe] or record is None or record.status != "ok":
-            continue
-        for subject in candidate.plan.subjects:
-            held = best.setdefault(candidate.recipe, {}).get(subject)
-            if held is None or _score(record) >= _score(by_id[held.plan.id]):
-                best[candidate.recipe][subject] = candidate
-    return best
-
-
-def _score(record: FitRecord) -> float:
-    """Return the score a fit is selected by; a fit without one loses to any that has one."""
-    return float("-inf") if record.validation_correlation is None else record.validation_correlation

@@ -1,0 +1,196 @@
+"""Kills at work: a driver, a fit's process. The same command goes on, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+from ray_head import MARK, ROOT, own_processes, plain_environment
+from tiny_system import LATENT, Tiny, open_tiny
+
+from bench import sweep
+from bench.fit.candidates import Candidate
+from bench.fit.search import DataRefs, run_candidates
+from bench.fit.trial import FIT_RECORD, read_fit
+from bench.recipe import HeadSpec, Search, Stage
+from bench.storage import Folder
+from encoders.training import PROGRESS
+
+LIMIT_S = 120
+# Long enough to be killed in the middle: epochs are a few hundredths of a second.
+SLOW = Stage(
+    "braid-mlp",
+    options={"epochs": 150, "hidden": [64, 64], "patience": 150},
+    heads={"latent": HeadSpec(LATENT)},
+)
+
+
+def wait_until(what: Callable[[], object], process: subprocess.Popen[bytes] | None = None, log: Path | None = None):
+    """Look until something is there; return it."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (found := what()):
+        assert process is None or process.poll() is None, log and log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log and log.read_text()[-3000:]
+        time.sleep(0.01)
+    return found
+
+
+def arguments(shards: Folder, runs: Path) -> list[str]:
+    """The command line of a small sweep: four configurations of one subject, two at a time."""
+    size = ["--subjects", "1", "--recipes", "tiny-knn", "--trials", "4", "--test-images", "8"]
+    return ["--shards", shards.uri, "--runs", str(runs), *size, "--cpus", "2", "--replicas", "1"]
+
+
+def values(runs: Path) -> dict[str, dict[str, float]]:
+    """Every row's metric values by name."""
+    records = [json.loads(path.read_text()) for path in runs.glob("scores/*/record.json")]
+    return {r["name"]: {name: metric["value"] for name, metric in r["metrics"].items()} for r in records}
+
+
+def fits(runs: Path) -> dict[str, str]:
+    """Every finished fit: which control it is for, by address."""
+    plans = [path.with_name("plan.json") for path in runs.glob(f"fits/*/{FIT_RECORD}")]
+    return {path.parent.name: json.loads(path.read_text())["control"] for path in plans}
+
+
+@contextlib.contextmanager
+def own_sweep(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the sweep as a user does, with a Ray of its own; end everything it started."""
+    mark = secrets.token_hex(8)
+    temporary = tempfile.mkdtemp(prefix="rf-")  # short: a socket's path has at most 107 characters
+    environment = {**plain_environment(), MARK: mark, "RAY_TMPDIR": temporary}
+    seen: set[own_processes.Process] = set()
+    with log.open("wb") as output:
+        command = [sys.executable, str(ROOT / "bench" / "sweep.py"), *argv]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=ROOT)
+        try:
+            yield process
+            # Before the driver is gone: its workers are found as its descendants only.
+            seen = own_processes.own(MARK, mark)
+        finally:
+            seen |= own_processes.own(MARK, mark)
+            process.kill()
+            process.wait()
+            own_processes.end(MARK, mark)
+            for pid, _ in own_processes.alive(seen):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_shards: Folder) -> Tiny:
+    """Opened before any sweep, so that the targets are there and a killed sweep is killed in its fits."""
+    return open_tiny(tiny_shards)
+
+
+@pytest.mark.cluster
+def test_a_killed_sweep_goes_on_and_ends_like_an_undisturbed_one(tiny, tiny_shards, tmp_path):
+    runs, log = tmp_path / "runs", tmp_path / "sweep.log"
+    with own_sweep(arguments(tiny_shards, runs), log) as driver:
+        wait_until(lambda: list(runs.glob(f"fits/*/{FIT_RECORD}")), driver, log)
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait(10) == -signal.SIGKILL
+    finished = {path: path.stat().st_mtime_ns for path in runs.glob(f"fits/*/{FIT_RECORD}")}
+    assert finished
+    assert not (runs / "scores").exists()
+    assert all(json.loads(path.read_text())["status"] == "ok" for path in finished)
+    assert sweep.main(arguments(tiny_shards, runs)) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    undisturbed = tmp_path / "undisturbed"
+    assert sweep.main(arguments(tiny_shards, undisturbed)) == 0
+    assert values(runs) == values(undisturbed)
+    assert fits(runs) == fits(undisturbed)
+    searched = {name for name, control in fits(runs).items() if control == "none"}
+    assert {path.parent.name for path in finished} < searched  # it was killed while fits were running
+
+
+@dataclass
+class Running:
+    """A search in a thread of its own, and what it ended with."""
+
+    thread: threading.Thread
+    notes: list[tuple[int, str]]
+    records: list[object]
+
+
+def started(chosen: list[Candidate], refs: DataRefs, runs: Folder) -> Running:
+    search = Running(threading.Thread(), [], [])
+
+    def work() -> None:
+        search.records += run_candidates(chosen, refs, runs, lambda n=1, note="": search.notes.append((n, note)))
+
+    search.thread = threading.Thread(target=work, daemon=True)
+    search.thread.start()
+    return search
+
+
+def fit_processes() -> set[int]:
+    """Processes below this one that are executing a trial."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                title = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if title.startswith("ray::ImplicitFunc") and os.getpid() in _ancestors(int(entry.name)):
+                    found.add(int(entry.name))
+    return found
+
+
+def _ancestors(pid: int) -> list[int]:
+    line = []
+    while pid > 1:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+        line.append(pid)
+    return line
+
+
+@pytest.mark.cluster
+def test_a_killed_fit_is_made_again_from_its_checkpoint(tiny, tmp_path):
+    plan = tiny.plan(SLOW)
+    chosen = [Candidate("mine", 0, {}, 0, ":session", plan, 0.0, Search())]
+    refs = DataRefs({":session": tiny.train}, tiny.targets, tiny.data.label_names)
+    runs, other = Folder.at(tmp_path / "runs"), Folder.at(tmp_path / "undisturbed")
+    progress = Path((runs / "fits" / plan.id / "checkpoint").path) / PROGRESS
+    search = started(chosen, refs, runs)
+    wait_until(progress.is_file)
+    (pid,) = fit_processes()
+    os.kill(pid, signal.SIGKILL)
+    assert read_fit(runs, plan.id) is None
+    search.thread.join(LIMIT_S)
+    assert not search.thread.is_alive()
+    (record,) = search.records
+    assert record == read_fit(runs, plan.id)
+    assert (record.status, record.costs["train_trials"]) == ("ok", float(len(ray.get(tiny.train[1]).rows("train"))))
+    assert any("KILLED" in note for _, note in search.notes)
+    assert sum(count for count, _ in search.notes) == 1
+    assert not progress.exists()
+    undisturbed = tiny.fit(plan, other)
+    assert record.validation_correlation == pytest.approx(undisturbed.validation_correlation, abs=1e-6)
+    assert record.steps < undisturbed.steps  # it went on from an epoch, not from the beginning
+
+
+def test_a_fit_that_is_killed_every_time_is_a_failed_record(tiny, tmp_path, monkeypatch):
+    plan, runs, tried = tiny.plan(SLOW), Folder.at(tmp_path), []
+    chosen = [Candidate("mine", 0, {}, 0, ":session", plan, 0.0, Search())]
+    refs = DataRefs({":session": tiny.train}, tiny.targets, tiny.data.label_names)
+    monkeypatch.setattr("bench.fit.search._tune", lambda todo, *rest: tried.append(len(todo)))
+    with pytest.raises(Exception, match=rf"every fit of .* failed; .*process of fit {plan.id} was killed 3 times"):
+        run_candidates(chosen, refs, runs, lambda units=1, note="": None)
+    assert tried == [1, 1, 1]
+    assert read_fit(runs, plan.id).status == "failed"
