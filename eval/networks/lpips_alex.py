@@ -38,7 +38,7 @@ class LpipsAlex(nn.Module):
             pixels: `(B, 3, H, W)`, normalised.
 
         Returns:
-            `(B, D)`; at 256 px D is 293,056.
+            `(B, D)`; at 256 px D is 640,128.
         """
         parts, start = [], 0
         for layer, end in enumerate(RELUS):
