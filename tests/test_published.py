@@ -59,11 +59,24 @@ def test_every_file_is_a_table_and_every_row_says_what_it_is():
 
 
 @pytest.mark.parametrize("name", sorted(set(protocols.names()) & set(PROTOCOLS)))
-def test_columns_of_a_protocol_we_have_point_the_same_way(name):
-    known = {metric.name: metric for metric in protocols.find(name).metrics}
-    shared = [c for t in TABLES.values() if t.protocol == name for c in t.columns if c.name in known]
-    assert shared
-    assert {(c.name, c.higher_is_better) for c in shared} <= {(m.name, m.higher_is_better) for m in known.values()}
+def test_columns_of_a_protocol_we_have_are_its_own(name):
+    """A column of the same name is the same metric: it points the same way."""
+    known = {metric.name: metric.higher_is_better for metric in protocols.find(name).metrics}
+    used = {
+        c.name: c.higher_is_better
+        for t in TABLES.values()
+        for r in t.rows
+        if r.protocol == name
+        for c in t.columns
+        if c.name in r.values
+    }
+    assert used
+    assert {column: known[column] for column in used if column in known} == {
+        c: w for c, w in used.items() if c in known
+    }
+    # Regions of brain correlation, errors of latents, and what Takagi's row on the slides calls Alex(2), are not ours.
+    allowed = {column for column in used if column.startswith("brain-") or column.endswith("-mse")}
+    assert set(used) - set(known) - allowed <= ({"alex2"} if name == "takagi" else set())
 
 
 def test_tables_a_and_b_stay_apart():
@@ -126,7 +139,7 @@ def test_best_published_values(column, system, value):
 def test_the_full_model_of_cnd_s_ablation_is_its_row_of_subject_1():
     (full,) = [row for row in TABLES["god-cnd-ablation"].rows if row.setting.startswith("10:")]
     (main,) = [row for row in rows("god-nway", "CnD") if row.subjects == (1,)]
-    assert full.values["nway50-top1"] == main.values["nway50-top1"] == 0.105
+    assert full.values["50-way"] == main.values["50-way"] == 0.105
 
 
 # -- What is refused ---------------------------------------------------------------------------------------------------
@@ -184,7 +197,14 @@ def test_a_mean_that_does_not_follow_is_refused(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1\n", "must hold a mapping, got list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("a: 1\nb: {c: 1, c: 2}\n", "key 'c' stands there twice"),
+        ("- 1\n", "must hold a mapping, got list"),
+    ],
+)
 def test_files_that_are_no_tables(tmp_path, text, message):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(CorruptFileError, match=message):

@@ -191,10 +191,27 @@ def load_table(path: Path, columns: Mapping[str, Column]) -> PublishedTable:
     return PublishedTable(path.stem, file.title, file.dataset, file.protocol, file.kind, chosen, file.deviations, rows)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without the habit of dropping all but the last of equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; PyYAML calls this.
+
+        Raises:
+            ConstructorError: If a key stands there twice.
+        """
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(made) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands there twice", node.start_mark)
+        return made
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
