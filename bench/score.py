@@ -6,6 +6,7 @@ values lie in `samples.parquet`, everything else in `record.json`, which is writ
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import resource
 import sys
@@ -21,10 +22,10 @@ import numpy as np
 import ray
 import torch
 
-from bench import cluster, console, record, workspace
-from bench.data.image_shards import SEAL, read_images
+from bench import cluster, console, record, score_inputs, workspace
+from bench.data import orders
+from bench.data.image_shards import read_images
 from bench.errors import BadDataError, MissingDataError
-from bench.graph import Images
 from bench.scored import Row, Scored, Task, now, score_link, write_score
 from bench.storage import Folder
 from eval.statistics import derangement
@@ -121,63 +122,67 @@ def _pictures_of(folder: Folder, stimuli: Sequence[int]) -> tuple[np.ndarray, tu
     return values[chosen], tuple(int(seeds[mine[0]]) for mine in chosen), tuple(digests)
 
 
-def images_of(folder: Folder) -> Images:
-    """Return finished pictures by their folder.
-
-    Raises:
-        MissingDataError: If the folder was never finished.
-    """
-    if not folder.exists(SEAL):
-        raise MissingDataError(f"no {SEAL} in {folder}: not finished pictures; run the render stage")
-    description = folder.read_json(SEAL)["identity"]
-    return Images(folder.name, description, folder)
-
-
-def run(argv: Sequence[str]) -> int:
-    """Parse, score one row, print its values."""
+def _parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     cli = console.parser(
         "score",
-        "Score rendered pictures against the true ones and write a record.",
-        "reconbench score --name mine --images 1=.reconbench/runs/demo/images/0123456789abcdef \\\n"
-        "      --shards .reconbench/data/nsd-sim/...@0123456789abcdef --runs .reconbench/runs/demo",
+        "Score pictures against the true ones and write a record. Pictures are rendered ones, a folder of PNG or JPEG "
+        "(or of one such folder a sample), .pt, .npy, .npz or HDF5 with (N, 3, H, W) or (N, S, 3, H, W).",
+        "reconbench score --name theirs --images 1=recons.pt --order nsd-shared-1000-sorted \\\n"
+        "      --shards .reconbench/data/nsd/...@0123456789abcdef --runs .reconbench/runs/mine",
     )
-    cli.add_argument("--images", nargs="+", required=True, metavar="SUBJECT=FOLDER", help="pictures of each subject")
+    known = ", ".join(orders.ORDERS)
+    cli.add_argument("--images", nargs="+", required=True, metavar="SUBJECT=PATH", help="pictures of each subject")
     cli.add_argument("--name", required=True, help="name of the row")
-    cli.add_argument("--shards", required=True, help="trial shards that name the true pictures")
+    cli.add_argument("--shards", help="trial shards that name the true pictures")
+    cli.add_argument("--truth", metavar="PATH", help="the true pictures, instead of --shards: folder or file")
+    cli.add_argument("--dataset", default="given-truth", help="name of the data, with --truth")
+    cli.add_argument("--key", metavar="NAME", help="name of the array in a file that holds several")
+    cli.add_argument("--ids", metavar="FILE", help="0-based stimulus of each picture: .npy, or text with one a line")
+    cli.add_argument("--order", metavar="NAME", help=f"stimulus of each picture: {score_inputs.FILE_NAMES}, {known}")
+    cli.add_argument("--truth-order", metavar="NAME", help="the same for --truth, where it differs from the pictures")
+    cli.add_argument("--design", metavar="FILE", help="nsd_expdesign.mat, for named orders without shards")
     cli.add_argument("--runs", required=True, help="where the record goes")
     cli.add_argument("--protocol", default="scenes-1", help="how pictures become numbers")
     cli.add_argument("--weights", help="folder of network weights, or the word untrained")
     cli.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
-    given = cli.parse_args(argv)
-    images = dict(_subject_images(text) for text in given.images)
+    return cli
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, score one row, print its values."""
+    options = vars(_parser().parse_args(argv))
+    name = options.pop("name")
+    places = [_subject_path(text) for text in options.pop("images")]
+    if len(dict(places)) < len(places):
+        raise BadDataError(f"--images names a subject twice: {[subject for subject, _ in places]}")
+    given = score_inputs.Given(images=dict(places), runs=Folder.at(options.pop("runs")), **options)
+    inputs = score_inputs.prepare_inputs(given)
+    for subject, finding in inputs.findings.items():
+        style = "bold yellow" if finding.suspicious else ""
+        console.console().print(f"subject {subject}: {finding}", style=style, markup=False, soft_wrap=True)
     cluster.connect()
-    data = workspace.open_data(Folder.at(given.shards))
-    tested = {subject: _shown(each) for subject, each in images.items()}
-    task = Task(data, tested, given.protocol, given.weights, Folder.at(given.runs), given.seed)
-    row = Row(given.name, "system", None, images, open_reasons=("pictures were made elsewhere",))
-    with console.progress("score", len(images)) as advance:
+    task = Task(inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed)
+    row = Row(name, "system", None, inputs.images, open_reasons=inputs.reasons, events=inputs.events)
+    with console.progress("score", len(inputs.images)) as advance:
         score_rows([row], task, advance)
     scores = task.runs / record.SCORES
     for metric, value in (scores / score_link(row, task).id).read_json(record.RECORD_FILE)["metrics"].items():
-        console.console().print(f"{metric:<18} {value['value']:.4f}  {value['interval']}", markup=False)
+        shown = value["status"] if value["value"] is None else f"{value['value']:.4f}  {value['interval']}"
+        console.console().print(f"{metric:<18} {shown}", markup=False)
     return 0
 
 
-def _subject_images(text: str) -> tuple[int, Images]:
-    """Return subject and pictures of `SUBJECT=FOLDER`.
+def _subject_path(text: str) -> tuple[int, str]:
+    """Return subject and place of `SUBJECT=PATH`.
 
     Raises:
         BadDataError: If it is not of that form.
     """
-    subject, equals, folder = text.partition("=")
-    if not (subject.isdigit() and equals and folder):
-        raise BadDataError(f"--images takes SUBJECT=FOLDER, got {text!r}")
-    return int(subject), images_of(Folder.at(folder))
-
-
-def _shown(images: Images) -> tuple[int, ...]:
-    """Return the stimuli that the pictures answer, ascending."""
-    return tuple(sorted(set(read_images(images.folder)[0]["stimulus"].to_pylist())))
+    subject, equals, place = text.partition("=")
+    if not (subject.isdecimal() and int(subject) > 0 and equals and place):
+        raise BadDataError(f"--images takes SUBJECT=PATH with subjects from 1, got {text!r}")
+    return int(subject), place
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,6 +43,7 @@ class Row:
         latents: Scores in latent space.
         costs: What it cost so far.
         wrong_pairs: Score each picture against other pictures' truths: chance.
+        events: What happened before scoring, for `events.jsonl`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     latents: tuple[LatentScore, ...] = ()
     costs: Costs = field(default_factory=lambda: Costs({}, {}, {}))
     wrong_pairs: bool = False
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def write_score(row: Row, done: Mapping[int, Scored], task: Task, started: str) 
     subjects = sorted(done)
     per_subject = {str(s): {m.name: _value(m) for m in done[s].scores.metrics} for s in subjects}
     environment = record.environment()
-    events = [Event(now(), "scored", str(s), None, {"wall_seconds": done[s].wall_seconds}) for s in subjects]
+    events = [*row.events]
+    events += [Event(now(), "scored", str(s), None, {"wall_seconds": done[s].wall_seconds}) for s in subjects]
     written = record.Record(
         id=link.id,
         name=row.name,

@@ -18,7 +18,8 @@ from bench.errors import BadDataError, MissingDataError
 from bench.graph import Images
 from bench.identity import digest, source_digest
 from bench.record import RECORD_FILE, Costs, Record, read_records, read_samples
-from bench.score import images_of, score_rows
+from bench.score import score_rows
+from bench.score_inputs import images_of
 from bench.scored import Row, Task, score_link
 from bench.storage import Folder
 from eval.networks.weights import UNTRAINED
@@ -254,8 +255,8 @@ def test_the_stage_alone_scores_pictures_made_elsewhere(tiny, images, records, t
 @pytest.mark.parametrize(
     ("given", "more", "message"),
     [
-        ("one=somewhere", (), "--images takes SUBJECT=FOLDER, got 'one=somewhere'"),
-        ("1=nowhere", (), "not finished pictures; run the render stage"),
+        ("one=somewhere", (), "--images takes SUBJECT=PATH with subjects from 1, got 'one=somewhere'"),
+        ("1=nowhere", (), "no file or folder nowhere"),
         ("good", ("--protocol", "scenes-9"), "scenes-1"),
     ],
 )
