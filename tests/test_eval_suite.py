@@ -246,3 +246,20 @@ def test_resize_is_torchvision(pictures, antialias, size):
 
     expected = resize(pictures[1], [size, size], InterpolationMode.BILINEAR, antialias=antialias)
     torch.testing.assert_close(Resize(size, antialias=antialias)(pictures[1]), expected)
+
+
+def test_a_picture_given_many_times_passes_the_network_once():
+    seen = []
+
+    def forward(module: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(len(pixels))
+        return {"sum": pixels.sum((2, 3))}
+
+    network = dataclasses.replace(
+        scene.NETWORK, taps=("sum",), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), forward=forward
+    )
+    pictures = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    order = [0, 1, 0, 2, 1, 0, 0]
+    features = Extractor(network, torch.nn.Conv2d(3, 3, 1), None, None, 2)(pictures[order], ["sum"])["sum"]
+    torch.testing.assert_close(features, (pictures.float() / 255).sum((2, 3))[order])
+    assert sum(seen) == 3

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
-from clip.model import VisionTransformer
 from torch import Tensor, nn
 
 from eval.networks.base import Network
 
 
 def _build() -> nn.Module:
+    with warnings.catch_warnings():  # clip-anytorch imports pkg_resources, which warns of its own end
+        warnings.simplefilter("ignore", UserWarning)
+        from clip.model import VisionTransformer
+
     return VisionTransformer(input_resolution=224, patch_size=14, width=1024, layers=24, heads=16, output_dim=768)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,9 @@ class Extractor:
         Raises:
             ValueError: If a feature is not finite.
         """
+        first, place = _distinct(images)
+        if len(first) < len(images):  # the mean image is the answer to every picture: one pass is enough
+            return {tap: values[place] for tap, values in self(images[first], taps).items()}
         features: dict[str, Tensor] = {}
         for start in range(0, len(images), self.batch):
             tapped = self._tapped(images[start : start + self.batch])
@@ -89,3 +93,16 @@ class Extractor:
             pixels = step(pixels) if step else pixels
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
         return (pixels * self.scale - mean) / std
+
+
+def _distinct(images: Tensor) -> tuple[list[int], list[int]]:
+    """Return the index of each distinct picture's first appearance, and for each picture its place among them."""
+    places: dict[bytes, int] = {}
+    first, place = [], []
+    for index, image in enumerate(images.cpu()):
+        key = hashlib.blake2b(image.contiguous().numpy().tobytes()).digest()
+        if key not in places:
+            places[key] = len(places)
+            first.append(index)
+        place.append(places[key])
+    return first, place
