@@ -55,7 +55,7 @@ class Retrieval(Readout):
         return self._sampled(rivals, self.repeats)
 
     def _sampled(self, rivals: Tensor, repeats: int) -> Tensor:
-        rng = np.random.default_rng(self.seed)
+        rng, rivals = np.random.default_rng(self.seed), rivals.cpu()
         n, hits = len(rivals), torch.zeros(len(rivals), dtype=torch.float64)
         for _ in range(repeats):
             members = torch.from_numpy(rng.choice(n, self.pool, replace=False))
