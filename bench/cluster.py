@@ -26,6 +26,7 @@ SETTINGS: Mapping[str, str] = {
     "TUNE_GLOBAL_CHECKPOINT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "250",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Settings of Ray the harness owns; a value set by the user wins. They are printed into the record."""
 
