@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from clip.model import VisionTransformer
 from torch import Tensor, nn
 
 from eval.networks import clip_vit_l14
@@ -16,16 +16,16 @@ HIDDEN = (6, 12)
 
 
 def _forward(module: nn.Module, pixels: Tensor) -> Mapping[str, Tensor]:
-    assert isinstance(module, VisionTransformer)
-    patches = module.conv1(pixels).flatten(2).transpose(1, 2)
-    first = module.class_embedding.expand(len(patches), 1, -1)
-    tokens = module.ln_pre(torch.cat([first, patches], 1) + module.positional_embedding).transpose(0, 1)
+    tower: Any = module  # clip.model's VisionTransformer; importing clip here would warn whoever lists protocols
+    patches = tower.conv1(pixels).flatten(2).transpose(1, 2)
+    first = tower.class_embedding.expand(len(patches), 1, -1)
+    tokens = tower.ln_pre(torch.cat([first, patches], 1) + tower.positional_embedding).transpose(0, 1)
     tapped: dict[str, Tensor] = {}
-    for number, block in enumerate(module.transformer.resblocks, start=1):
+    for number, block in enumerate(tower.transformer.resblocks, start=1):
         tokens = block(tokens)
         if number in HIDDEN:
             tapped[f"hidden.{number}"] = tokens.transpose(0, 1)
-    return tapped | {"encode_image": module.ln_post(tokens[0]) @ module.proj}
+    return tapped | {"encode_image": tower.ln_post(tokens[0]) @ tower.proj}
 
 
 NETWORK = Network(
