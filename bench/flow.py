@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import cluster, controls, leaderboard, recipe, registry, workspace
 from bench.console import progress
-from bench.errors import OtherConfigurationError
+from bench.errors import OptionError, OtherConfigurationError
 from bench.fit.candidates import Candidate, candidates, data_key, select
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
 from bench.fit.search import DataRefs, run_candidates
@@ -24,10 +24,10 @@ from bench.scored import Row, Task, score_link
 from bench.settings import Settings, claim, held
 from bench.simulate import simulate
 from bench.storage import Folder, home
-from bench.targets import targets
+from bench.targets import parts, targets
 from bench.timings import Timings
 from bench.workspace import Data
-from eval.networks.weights import UNTRAINED
+from eval.networks import weights
 from eval.protocols import base as protocols
 
 
@@ -69,8 +69,9 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
         OtherConfigurationError: If the runs folder belongs to another configuration, or holds results and `resume` is
             off.
     """
-    recipes = [_loaded(name, settings) for name in settings.recipes]
-    protocols.find(settings.protocol)
+    recipes = _recipes(settings)
+    for network in protocols.find(settings.protocol).networks:
+        weights.digest(network, settings.weights)  # weights that are missing are found now, not after hours of fits
     if held(settings, recipes) and not resume:
         raise OtherConfigurationError(f"{settings.runs} already holds results; --resume continues them")
     cluster.connect(settings.cpus)
@@ -96,12 +97,19 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
     return board, clock
 
 
-def _loaded(name: str, settings: Settings) -> Recipe:
-    """Return a recipe with the sweep's own number of configurations."""
-    loaded = recipe.load(name)
+def _recipes(settings: Settings) -> list[Recipe]:
+    """Return the recipes with the sweep's own number of configurations.
+
+    Raises:
+        OptionError: If two recipes have one name: they would be one row.
+    """
+    loaded = [recipe.load(name) for name in settings.recipes]
+    names = [each.name for each in loaded]
+    if len(set(names)) < len(names):
+        raise OptionError(f"two recipes have one name: {', '.join(names)}")
     if settings.trials is None:
         return loaded
-    return replace(loaded, search=replace(loaded.search, trials=settings.trials))
+    return [replace(each, search=replace(each.search, trials=settings.trials)) for each in loaded]
 
 
 def _simulated(settings: Settings, clock: Timings) -> Folder:
@@ -142,7 +150,8 @@ def _targets(data: Data, names: Sequence[str]) -> dict[str, Folder]:
     made: dict[str, Folder] = {}
     for generator in sorted({name.split(".")[0] for name in names}):
         mine = [name.split(".")[1] for name in names if name.split(".")[0] == generator]
-        folders = targets(data.stimuli, data.folder, generator, {}, mine)
+        with progress("targets", parts(data.stimuli)) as advance:
+            folders = targets(data.stimuli, data.folder, generator, {}, mine, advance)
         made.update({f"{generator}.{name}": folder for name, folder in folders.items()})
     return made
 
@@ -252,7 +261,7 @@ def _score(settings: Settings, rows: Sequence[Row], winner: int, opened: Opened)
         few = {subject: opened.tested[subject][: settings.exact_images]}
         # One task with all of a node's CPUs: its networks need 2.5 GB, and one picture 2.5 CPU seconds.
         cpus = cluster.largest_node_cpus()
-        exact = Task(opened.data, few, "mindeye2", UNTRAINED, settings.runs, settings.seed, cpus)
+        exact = Task(opened.data, few, "mindeye2", weights.UNTRAINED, settings.runs, settings.seed, cpus)
         chosen = [rows[winner], *(row for row in rows if row.control in ("shuffled", "mean-image", "oracle"))]
         with progress("mindeye2", len(chosen)) as advance:
             score_rows([only_subject(row, subject) for row in chosen], exact, advance)

@@ -200,7 +200,9 @@ def _dataset(task: Task, subjects: Sequence[int]) -> DatasetPart:
 
 def _protocol(task: Task, scores: Scores) -> ProtocolPart:
     """Return the protocol part of a record."""
-    columns = tuple(Column(m.name, m.label, m.higher_is_better, m.chance, kind=m.kind) for m in task.chosen.metrics)
+    columns = tuple(
+        Column(m.name, m.label, m.higher_is_better, m.chance, m.ranked, m.kind) for m in task.chosen.metrics
+    )
     digests = dict(scores.weights)
     return ProtocolPart(scores.protocol, scores.version, columns, digests, scores.untrained, task.chosen.summary)
 
