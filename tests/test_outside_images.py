@@ -1,21 +1,26 @@
 """Pictures made elsewhere: every kind of file, named orders, the check of the order, and the stage's command line."""
 
+import hashlib
 import json
 import re
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+import torchvision
 from PIL import Image
 
 from bench import score as stage
 from bench.data import order_check, orders, outside
-from bench.data.nsd.design import Design
+from bench.data.image_shards import read_images
+from bench.data.nsd.design import Design, read_design
 from bench.data.order_check import Judge, check_order, judge_for
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
 from bench.record import read_records
+from bench.score_inputs import Given, prepare_inputs
 from bench.storage import Folder
 from bench.workspace import open_data, pictures
 from eval.protocols.base import find
@@ -395,6 +400,19 @@ def test_the_judge_is_trained_or_none(tmp_path):
     assert judge_for(find("scenes-1"), None).name == "scene embedding"
 
 
+def test_alexnet_judges_where_its_weights_are(tmp_path):
+    module = torchvision.models.alexnet(weights=None)
+    state = {name: value for name, value in module.state_dict().items() if name.startswith("features.")}
+    torch.save(state, tmp_path / "alexnet.pth")
+    judge = judge_for(find("scenes-1"), str(tmp_path))
+    assert judge.name == "AlexNet features.11"
+    shown = bits(images(2, 0))
+    pixels = torch.nn.functional.interpolate(shown.float() / 255, (256, 256), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = module.features[:12]((pixels - mean) / std).flatten(1).detach()
+    torch.testing.assert_close(judge.features(shown), expected, atol=1e-4, rtol=1e-4)
+
+
 # -- The stage ---------------------------------------------------------------------------------------------------------
 
 
@@ -495,6 +513,66 @@ def test_stage_refuses_what_does_not_fit_and_writes_nothing(tiny_shards, tested,
     assert said.startswith("error: ")
     assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_design_file_names_both_orders_where_there_are_no_shards(tiny_nsd, tmp_path):
+    """982 pictures as they first appeared, against the truth of all 1000 sorted by number: each meets its own."""
+    (design_file,) = tiny_nsd.rglob("nsd_expdesign.mat")
+    design = read_design(design_file)
+    order, every = slow_first_appearance(design, 37), sorted(design.shared.tolist())
+    assert len(order) == 982
+    truth = RNG.integers(0, 256, (1000, 3, 4, 4), dtype=np.uint8)
+    with h5py.File(tmp_path / "recons.h5", "w") as file:
+        file["subj01"] = 255 - truth[[every.index(stimulus) for stimulus in order]]
+    torch.save(torch.from_numpy(truth), tmp_path / "truth.pt")
+    given = Given(
+        images={1: str(tmp_path / "recons.h5")},
+        runs=Folder.at(tmp_path / "runs"),
+        protocol="scenes-1",
+        truth=str(tmp_path / "truth.pt"),
+        order="nsd-shared-982-first-appearance",
+        truth_order="nsd-shared-1000-sorted",
+        design=str(design_file),
+        weights="untrained",
+    )
+    inputs = prepare_inputs(given)
+    assert inputs.tested == {1: tuple(sorted(order))}
+    true = pictures(inputs.data, inputs.tested[1])
+    keys, shown = read_images(inputs.images[1].folder)
+    for stimulus, picture in zip(keys["stimulus"].to_pylist(), shown, strict=True):
+        np.testing.assert_array_equal(255 - picture, true[stimulus].transpose(2, 0, 1))
+    assert inputs.events[0].metadata["order"] == "not checked: too few pictures, or no trained network"
+    assert prepare_inputs(given).images == inputs.images
+    with pytest.raises(BadDataError, match="holds 1000 true images, 982 pictures were given"):
+        prepare_inputs(replace(given, truth_order=None, runs=Folder.at(tmp_path / "none")))
+    assert not (tmp_path / "none").exists()
+
+
+def test_samples_of_a_picture_are_averaged(tested, tmp_path):
+    _, truth = tested
+    both = np.stack([noisy(truth, 1), noisy(truth, 2)], axis=1)
+    np.save(tmp_path / "recons.npy", both)
+    np.save(tmp_path / "truth.npy", truth)
+    assert run(tmp_path, "--images", f"1={tmp_path / 'recons.npy'}", "--truth", tmp_path / "truth.npy") == 0
+    record, events = only_record(tmp_path)
+    expected = score_pictures(torch.from_numpy(both), torch.from_numpy(truth), "scenes-1")
+    for metric in expected.metrics:
+        assert record.metrics[metric.name].value == pytest.approx(metric.value, abs=1e-6)
+    assert events[0]["metadata"]["shape"][:2] == [len(truth), 2]
+
+
+def test_weights_are_listed_with_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "alexnet.pth").write_bytes(b"weights")
+    assert stage.main(["weights", "--weights", str(tmp_path / "mine")]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/mine/alexnet.pth  sha256 {hashlib.sha256(b'weights').hexdigest()}" in said
+    assert re.search(r"inception_v3 +inception_v3\.pth +missing\n    from \S+", said)
+    assert re.search(r"scene +scene\.safetensors +/\S+scene\.safetensors  sha256 [0-9a-f]{64}", said)
+    assert stage.main(["weights", "--weights", str(tmp_path / "none")]) == 2
+    assert "no folder" in capsys.readouterr().err
 
 
 def test_truth_of_another_number_is_refused(tested, tmp_path, capsys):
