@@ -128,7 +128,7 @@ def test_unknown_names_are_reported_with_their_place_and_the_nearest(load, chang
         ({"stages.0.heads.latent.take": [-1, 3]}, r"take is \[first, one past the last\], got \[-1, 3\]"),
         ({"stages.0.heads.latent.take": [0, 5]}, r"take \[0, 5\] leaves target 'tiny-diffusion.latent' of shape \(4, "),
         ({"stages.0.heads.latent.take": [0, 1, 2]}, "head 'latent': take"),
-        ({"stages.0.subjects": "some"}, "stage 'fit': subjects: Input should be 'each' or 'joint'"),
+        ({"stages.0.subjects": "some"}, "stage 'fit': subjects: Input should be 'each', 'joint' or 'others'"),
         ({"stages.0.gpus": "half"}, "stage 'fit': gpus: .*'half'"),
         ({"stages.0.options": {"alpha": "big"}}, "options of encoder 'ridge': alpha.*'big'"),
         ({"render": {}}, r"recipe 'mine': the render graph has no node 'out', it has \[\]"),
