@@ -102,16 +102,14 @@ def test_rerun_repeats_nothing(finished: Path, tiny_shards: Folder, monkeypatch:
     assert all(after[name][0] == before[name][0] for name in unchanged)
 
 
-@pytest.mark.parametrize("stage", ["_predict", "_render", "_score"])
+@pytest.mark.parametrize("stage", ["_predict", "_score"])
 def test_interrupted_sweep_ends_like_an_undisturbed_one(
     stage: str, finished: Path, tiny_shards: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs)
     # As a kill before this stage would leave it: later results are gone, some of the earlier ones too.
-    for folder in {"_predict": ["predictions", "images", "scores"], "_render": ["images", "scores"]}.get(
-        stage, ["scores"]
-    ):
+    for folder in {"_predict": ["predictions", "images", "scores"], "_score": ["scores"]}[stage]:
         shutil.rmtree(runs / folder)
     some_fit = sorted((runs / "fits").glob(f"*/{trial.FIT_RECORD}"))[0]
     some_fit.unlink()
