@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray_head import MARK, ROOT, own_processes, plain_environment
 from tiny_system import LATENT, Tiny, open_tiny
 
@@ -180,7 +181,12 @@ def test_a_killed_fit_is_made_again_from_its_checkpoint(tiny, tmp_path):
     assert any("KILLED" in note for _, note in search.notes)
     assert sum(count for count, _ in search.notes) == 1
     assert not progress.exists()
-    undisturbed = tiny.fit(plan, other)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a trial: another number of threads sums in another order
+    try:
+        undisturbed = tiny.fit(plan, other)
+    finally:
+        torch.set_num_threads(threads)
     assert record.validation_correlation == pytest.approx(undisturbed.validation_correlation, abs=1e-6)
     assert record.steps < undisturbed.steps  # it went on from an epoch, not from the beginning
 
