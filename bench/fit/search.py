@@ -67,7 +67,8 @@ def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, ad
     for stage in sorted({candidate.stage for candidate in chosen}):
         wave = {c.plan.id: c for c in chosen if c.stage == stage}
         todo = [c for c in wave.values() if not _ended(c.plan, runs) and _can_start(c.plan, runs)]
-        advance(len(wave) - len(todo), "already recorded")
+        if len(todo) < len(wave):
+            advance(len(wave) - len(todo), "already recorded")
         for _ in range(ATTEMPTS):
             if todo:
                 _tune(todo, refs, runs, advance)
