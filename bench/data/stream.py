@@ -68,9 +68,11 @@ class SubjectTrials:
     def z(self, rows: np.ndarray) -> np.ndarray:
         """Return normalised betas of some trials: `(len(rows), V)` float32."""
         place = np.searchsorted(self.sessions, self.session[rows])
-        values = self.betas[rows].astype(np.float32)
-        values -= self.mean[place]
-        values *= self.scale[place]
+        values = np.empty((len(rows), self.n_voxels), np.float32)
+        # Row by row: a row stays in cache for all three operations, and no statistics are copied for every trial.
+        for out, row, session in zip(values, rows, place, strict=True):
+            np.subtract(self.betas[row], self.mean[session], out=out, casting="unsafe", dtype=np.float32)
+            out *= self.scale[session]
         return values
 
 
