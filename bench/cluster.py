@@ -81,7 +81,7 @@ def quieten() -> None:
 
 def largest_node_cpus() -> int:
     """Return the CPUs of the largest node that is up: the most one task can ask for and still be placed."""
-    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), 1)
+    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])])
 
 
 def gpus() -> int:

@@ -192,9 +192,10 @@ class Encoder(abc.ABC):
         self.options = options
 
     def precompute(self, data: Mapping[int, SubjectData], heads: Sequence[Head]) -> Mapping[str, np.ndarray]:
-        """Return arrays that depend on the data and `precompute_options` alone (Gram factorisations, graphs).
+        """Return arrays that depend on voxels, stimuli and `precompute_options` alone (Gram factorisations, graphs).
 
-        Pure: bench caches the result under the hash of its inputs and shares it between all trials of a sweep.
+        Targets may not enter: fits of other targets share the cached arrays. Pure: bench caches the result under the
+        hash of its inputs and shares it between all trials of a sweep.
         """
         return {}
 

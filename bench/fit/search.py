@@ -178,7 +178,8 @@ def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Map
         Exception: Whatever the fit raised, after the record was written.
     """
     candidate = candidates[config["fit"]]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # What Ray gave this fit, not what the machine has: a fit that asked for no GPU must not sit on another's.
+    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     torch.set_num_threads(1)
     plan = candidate.plan
 
