@@ -6,16 +6,20 @@ Inputs are formulas, not draws of the simulator, so that only the thing itself c
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import small_checkpoints
 import torch
 from fake_subjects import linear_subject
 
 from bench import post, registry
 from bench.data.splits import Split
 from bench.generators.base import Stimuli
+from bench.generators.chosen import Chosen
 from encoders.base import Head, Runtime, assemble
 from eval.protocols.base import find
 from eval.suite import score
@@ -101,9 +105,13 @@ def pooled(images: torch.Tensor, size: int = 8) -> np.ndarray:
 
 
 def generator_outputs(name: str) -> Iterator[tuple[str, Output]]:
-    """Targets of two pictures, and the pictures rendered from those that are the truth of an input."""
+    """Targets of two pictures, and the pictures rendered from those that are the truth of an input.
+
+    Generators whose weights do not ship run on their small checkpoints.
+    """
     kind = registry.load("generator", name)
-    generator = kind(kind.Options(), torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        generator = Chosen(name, small_checkpoints.settings(name, Path(folder))).load(torch.device("cpu"))
     stimuli = Stimuli(pictures(2, 64), [["a wave"], ["another wave"]], ["wave", "wave"])
     targets = generator.encode(stimuli, list(kind.targets), [0, 1])
     for target, values in targets.items():

@@ -59,13 +59,15 @@ class Chosen:
         """Return what decides this generator's output, as plain data.
 
         Args:
-            render: Whether for pictures; for targets the options marked `{"stage": "render"}` do not count.
+            render: Whether for pictures; for targets the options marked `{"stage": "render"}` do not count. Those
+                marked `{"stage": "place"}` (where files lie) count for neither.
         """
         chosen = self.options
+        ignored = {"place"} if render else {"place", "render"}
         counting = {
             f.name: getattr(chosen, f.name)
             for f in dataclasses.fields(chosen)
-            if render or f.metadata.get("stage") != "render"
+            if f.metadata.get("stage") not in ignored
         }
         digest = self.kind.weights_digest(chosen)
         return {"generator": self.name, "version": self.kind.version, "weights_digest": digest, "options": counting}

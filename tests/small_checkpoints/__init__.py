@@ -1,0 +1,44 @@
+"""Small, randomly initialised checkpoints of the true classes in the true file layout, one module a generator.
+
+A module bears its generator's name (`stable_diffusion.py` is `stable-diffusion`) and holds
+
+    save(folder: pathlib.Path) -> None    writes below `folder` what `$RECONBENCH_HOME/weights` would hold
+    SETTINGS: dict[str, Any]              options with which a picture takes a moment
+
+Outward dimensions are the published ones (targets, inputs, cross-attention width), inner widths and vocabularies tiny.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.generators.checkpoints import CheckpointOptions
+
+
+def needed(name: str) -> bool:
+    """Say whether a generator's weights do not ship with the package."""
+    return issubclass(registry.load("generator", name).Options, CheckpointOptions)
+
+
+def exists(name: str) -> bool:
+    """Say whether there is a small checkpoint of a generator."""
+    return importlib.util.find_spec(_module(name)) is not None
+
+
+def settings(name: str, folder: Path) -> dict[str, Any]:
+    """Return options under which a generator loads: of its small checkpoint, saved below `folder`, or none needed."""
+    if not needed(name):
+        return {}
+    module = importlib.import_module(_module(name))
+    place = folder / name
+    if not place.exists():
+        module.save(place)
+    return {"weights": str(place), **module.SETTINGS}
+
+
+def _module(name: str) -> str:
+    return f"{__name__}.{name.replace('-', '_')}"
