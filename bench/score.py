@@ -21,15 +21,13 @@ if __name__ == "__main__" and not __package__:
 import numpy as np
 import ray
 import torch
-from rich.console import Console
 
-from bench import cluster, console, record, score_inputs, workspace
+from bench import cluster, console, record, score_inputs, weights_list, workspace
 from bench.data import orders
 from bench.data.image_shards import read_images
 from bench.errors import BadDataError, MissingDataError
 from bench.scored import Row, Scored, Task, now, score_link, write_score
 from bench.storage import Folder
-from eval.networks import weights as network_weights
 from eval.statistics import derangement
 from eval.suite import FeatureCache
 from eval.suite import score as score_pictures
@@ -130,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "score",
         "Score pictures against the true ones and write a record. Pictures are rendered ones, a folder of PNG or JPEG "
         "(or of one such folder a sample), .pt, .npy, .npz or HDF5 with (N, 3, H, W) or (N, S, 3, H, W). "
-        "`score weights` lists the networks' weights.",
+        "`score weights` lists the networks' weights and downloads them.",
         "reconbench score --name theirs --images 1=recons.pt --order nsd-shared-1000-sorted \\\n"
         "      --shards .reconbench/data/nsd/...@0123456789abcdef --runs .reconbench/runs/mine",
     )
@@ -152,32 +150,10 @@ def _parser() -> argparse.ArgumentParser:
     return cli
 
 
-def _list_weights(argv: Sequence[str]) -> int:
-    """Print which network weights are on this machine, which are not, and where those come from."""
-    cli = console.parser(
-        "score weights",
-        "List the weights of all feature networks: where they lie with their sha256, or where they come from.",
-        "reconbench score weights --weights ./weights",
-    )
-    cli.add_argument("--weights", metavar="FOLDER", help="searched before $RECONBENCH_HOME/weights and torch's cache")
-    folder = cli.parse_args(argv).weights
-    if folder is not None and not Path(folder).is_dir():
-        raise MissingDataError(f"no folder {folder}")
-    screen = Console(highlight=False)  # standard output: the list is the result
-    for entry in network_weights.inventory(folder):
-        state, style = (f"{entry.path}  sha256 {entry.sha256}", "") if entry.path else ("missing", "yellow")
-        lines = [f"{entry.name:<20} {entry.file:<24} {state}"]
-        if entry.path is None:
-            lines += [f"    from {entry.source}", *([f"    {entry.url}"] if entry.url else [])]
-        for line in lines:
-            screen.print(line, style=style, markup=False, soft_wrap=True)
-    return 0
-
-
 def run(argv: Sequence[str]) -> int:
     """Parse, score one row, print its values; or list weights."""
     if argv and argv[0] == "weights":
-        return _list_weights(argv[1:])
+        return weights_list.run(argv[1:])
     options = vars(_parser().parse_args(argv))
     name = options.pop("name")
     places = [_subject_path(text) for text in options.pop("images")]

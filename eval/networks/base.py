@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+IMAGENET_TERMS = "BSD-3-Clause (torchvision); trained on ImageNet, whose terms are non-commercial research"
+
+
+def torch_cache() -> Path:
+    """Return the folder into which torch and torchvision download weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,10 @@ class Network:
         foreign: Prefixes of further entries that the published file holds and no tap needs.
         prefix: Prefix of the network's own entries in the published file; ignored where the file has none of it.
         shipped: Whether the weights are part of this package.
-        url: Where the published file can be fetched; its last part is its name in torch's cache. Empty where the
-            published file is no plain state dict.
+        url: Where the published file can be fetched; its last part is its name in the cache. Empty where there is none.
+        sha256: Of the published file, or the start of it; empty where its publisher names none.
+        terms: Licence of the weights, shown before a download.
+        cache: The folder into which the usual tools download that file.
         companion: Finds a file of further entries that comes with a dependency and is never random.
     """
 
@@ -53,4 +64,13 @@ class Network:
     prefix: str = ""
     shipped: bool = False
     url: str = ""
+    sha256: str = field(default="", repr=False)
+    terms: str = field(default=IMAGENET_TERMS, repr=False)
+    cache: Callable[[], Path] = field(default=torch_cache, repr=False)
     companion: Callable[[], Path] | None = field(default=None, repr=False)
+
+    @property
+    def published_digest(self) -> str:
+        """The sha256 of the published file or its start; torchvision writes the first 8 digits into the name."""
+        named = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
+        return self.sha256 or (named.group(1) if named else "")

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from eval.networks.base import Network
+
+SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+
+
+def _cache() -> Path:
+    return Path("~/.cache/clip").expanduser()  # where clip.load() puts it
 
 
 def _build() -> nn.Module:
@@ -27,7 +34,11 @@ NETWORK = Network(
     taps=("encode_image",),  # the projected class token, 768 values
     parameters=303_966_208,
     weights_file="clip_vit_l14.pt",
-    source="OpenAI CLIP ViT-L/14 (ViT-L-14.pt): torch.save(clip.load('ViT-L/14', 'cpu')[0].state_dict(), ...)",
+    source="OpenAI CLIP ViT-L/14 (ViT-L-14.pt), or its plain state dict",
+    url=f"https://openaipublic.azureedge.net/clip/models/{SHA256}/ViT-L-14.pt",
+    sha256=SHA256,
+    terms="MIT (openai/CLIP); its model card asks for research use only",
+    cache=_cache,
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
     build=_build,

@@ -101,4 +101,5 @@ NETWORK = Network(
     forward=_forward,
     unused=("head",),
     shipped=True,
+    terms="that of this package",
 )

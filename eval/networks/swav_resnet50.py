@@ -25,6 +25,7 @@ NETWORK = Network(
     weights_file="swav_resnet50.pth",
     source="facebookresearch/swav, ResNet-50, 800 epochs (swav_800ep_pretrain.pth.tar)",
     url="https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar",
+    terms="CC BY-NC 4.0 (facebookresearch/swav)",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     build=_build,

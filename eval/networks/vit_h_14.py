@@ -25,6 +25,7 @@ NETWORK = Network(
     weights_file="vit_h_14.pth",
     source="torchvision ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1 (vit_h_14_swag-80465313.pth)",
     url="https://download.pytorch.org/models/vit_h_14_swag-80465313.pth",
+    terms="CC BY-NC 4.0 (facebookresearch/SWAG)",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     build=_build,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import importlib
 import os
-import pickle
 import pkgutil
-import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 import eval.networks
 from eval.networks.base import Network
+from eval.networks.download import Advance, download
+from eval.networks.state_file import WrongWeightsError, check_entries, own_entries, read_state, sha256_of
+
+__all__ = ["MissingWeightsError", "WrongWeightsError"]
 
 UNTRAINED = "untrained"
 """The literal that asks for random weights; nothing else ever gives them."""
@@ -28,10 +29,6 @@ SHIPPED = Path(__file__).parent / "weights"
 
 class MissingWeightsError(FileNotFoundError):
     """Weights that are not on this machine; the message says what to fetch and where to put it."""
-
-
-class WrongWeightsError(ValueError):
-    """A weights file that is not a state dict, or one of another network."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class WeightsEntry:
         path: Where it was found; None where it is missing.
         sha256: Of what was found.
         source: Where it comes from, for people.
-        url: Where it can be downloaded; empty where that needs a step by hand, which `source` names.
+        url: Where it can be downloaded; empty where it is part of the package.
+        terms: Licence of the weights.
     """
 
     name: str
@@ -53,13 +51,14 @@ class WeightsEntry:
     sha256: str | None
     source: str
     url: str
+    terms: str
 
 
 def places(network: Network, folder: Path | str | None = None) -> tuple[Path, ...]:
     """Return where a network's weights may lie, in the order of the search.
 
-    The given folder; `$RECONBENCH_HOME/weights` (`.reconbench/weights` where that is not set); torch's cache under the
-    published file's own name (`$TORCH_HOME/hub/checkpoints`), where torchvision puts what it downloads.
+    The given folder; `$RECONBENCH_HOME/weights` (`.reconbench/weights` where that is not set); the cache into which the
+    usual tools download it, under the published file's own name: torch's (`$TORCH_HOME/hub/checkpoints`), or CLIP's.
     """
     if network.shipped:
         return (SHIPPED / network.weights_file,)
@@ -67,25 +66,22 @@ def places(network: Network, folder: Path | str | None = None) -> tuple[Path, ..
     home = _home() / network.weights_file
     if not network.url:
         return (*given, home)
-    return (*given, home, Path(torch.hub.get_dir()) / "checkpoints" / network.url.rpartition("/")[2])
+    return (*given, home, network.cache() / network.url.rpartition("/")[2])
 
 
-def locate(network: Network, weights: Path | str | None, *, download: bool = False) -> Path | None:
-    """Find the weights file of a network.
+def locate(network: Network, weights: Path | str | None) -> Path | None:
+    """Find the weights file of a network. Nothing is ever downloaded here; see `fetch`.
 
     Args:
         network: Which network.
         weights: A folder that holds files by the names of `Network.weights_file` and is searched first; "untrained";
             or None for the usual places only.
-        download: Fetch what is in none of the places, into the given folder or `$RECONBENCH_HOME/weights`. Nothing is
-            ever fetched without this.
 
     Returns:
         The file, or None for random weights.
 
     Raises:
-        MissingWeightsError: If the file is in none of the places and is not to be, or cannot be, downloaded.
-        WrongWeightsError: If a download is not the published file.
+        MissingWeightsError: If the file is in none of the places.
     """
     if weights == UNTRAINED:
         return None
@@ -93,29 +89,32 @@ def locate(network: Network, weights: Path | str | None, *, download: bool = Fal
     for path in searched:
         if path.is_file():
             return path
-    if not download:
-        raise MissingWeightsError(_missing(network, searched, weights is not None))
-    return fetch(network, searched[0])
+    raise MissingWeightsError(_missing(network, searched, weights is not None))
 
 
-def fetch(network: Network, path: Path) -> Path:
-    """Download the published weights of a network to a path.
+def fetch(network: Network, folder: Path | str | None = None, advance: Advance | None = None) -> Path:
+    """Download the published weights of a network, unless they are here.
 
-    Published files of torchvision carry the start of their sha256 in their name; it is checked.
+    Args:
+        network: Which network.
+        folder: Where they go; None for `$RECONBENCH_HOME/weights`.
+        advance: Is told of bytes as they come.
+
+    Returns:
+        The file: the one that was there, or the one that was fetched and whose digest was checked where it is known.
 
     Raises:
-        MissingWeightsError: If there is nothing that can be downloaded as it is.
-        WrongWeightsError: If what came is not the published file; it is not kept.
+        MissingWeightsError: If nothing is published that can be downloaded.
+        DownloadError: If it could not be fetched, or what came is not the published file; that is not kept.
     """
+    searched = places(network, folder)
+    for path in searched:
+        if path.is_file():
+            return path
     if not network.url:
-        raise MissingWeightsError(f"{network.weights_file} cannot be downloaded as it is: it is {network.source}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = re.search(r"-([0-9a-f]{8})\.pth$", network.url)
-    try:
-        torch.hub.download_url_to_file(network.url, str(path), prefix.group(1) if prefix else None, progress=False)
-    except RuntimeError as error:
-        raise WrongWeightsError(f"{network.url} did not give the published file: {error}") from error
-    return path
+        raise MissingWeightsError(f"{network.weights_file} cannot be downloaded: it is {network.source}")
+    download(network.url, searched[0], network.published_digest, advance)
+    return searched[0]
 
 
 def inventory(folder: Path | str | None = None) -> list[WeightsEntry]:
@@ -128,7 +127,8 @@ def inventory(folder: Path | str | None = None) -> list[WeightsEntry]:
     for network in networks():
         path = next((path for path in places(network, folder) if path.is_file()), None)
         sha256 = _sha256(path) if path else None
-        entries.append(WeightsEntry(network.name, network.weights_file, path, sha256, network.source, network.url))
+        source = network.source, network.url, network.terms
+        entries.append(WeightsEntry(network.name, network.weights_file, path, sha256, *source))
     return entries
 
 
@@ -165,11 +165,11 @@ def load(network: Network, weights: Path | str | None, device: torch.device) -> 
     if path is None:
         _initialise(module, network)
         if network.companion:  # what comes with a dependency is never random
-            module.load_state_dict(_read(_companion(network)), strict=False)
+            module.load_state_dict(read_state(_companion(network), network), strict=False)
     else:
-        extra = _read(_companion(network)) if network.companion else {}
-        state = _own_entries(network, _read(path)) | extra
-        _check_entries(path, module.state_dict(), state)
+        extra = read_state(_companion(network), network) if network.companion else {}
+        state = own_entries(network, read_state(path, network)) | extra
+        check_entries(path, module.state_dict(), state)
         module.load_state_dict(state, strict=False)
     return module
 
@@ -198,48 +198,15 @@ def _companion(network: Network) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the sha256 of a file, read again only after it changed: ViT-H/14 alone has 2.5 GB."""
+    state = path.stat()
+    return _sha256_then(path, state.st_size, state.st_mtime_ns)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    # Neither branch unpickles anything but tensors.
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise WrongWeightsError(f"{path} is not a state dict saved with torch.save: {error}") from error
-    # Training checkpoints keep the state dict under a key of its own.
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WrongWeightsError(f"{path} must hold a state dict (names to tensors), got {type(content).__name__}")
-    return dict(content)
-
-
-def _own_entries(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep the network's own entries, without their prefix."""
-    if network.prefix and any(name.startswith(network.prefix) for name in state):
-        state = {
-            name.removeprefix(network.prefix): value for name, value in state.items() if name.startswith(network.prefix)
-        }
-    ignored = (*(f"{name}." for name in network.unused), *network.foreign)
-    return {name: value for name, value in state.items() if not name.startswith(ignored)}
-
-
-def _check_entries(path: Path, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    # Files written before torch 0.4.1 lack the batch counter, which inference never reads.
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    problems = {"missing": missing, "unknown": unknown, "of another shape": shapes}
-    found = [f"{len(names)} {problem} ({', '.join(names[:2])} ...)" for problem, names in problems.items() if names]
-    if found:
-        raise WrongWeightsError(f"{path} holds the weights of another network: {'; '.join(found)}")
+@functools.lru_cache(maxsize=64)
+def _sha256_then(path: Path, size: int, changed_ns: int) -> str:
+    """Return the sha256 of a file that had a size and a time of change."""
+    return sha256_of(path)
 
 
 def _initialise(module: nn.Module, network: Network) -> None:
