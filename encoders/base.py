@@ -103,13 +103,28 @@ class SubjectData(Protocol):
     def n_trials(self, role: Role) -> int:
         """Return how many trials the role holds."""
 
-    def batches(self, role: Role, seed: int, size: int | None = None) -> Iterator[Batch]:
+    def columns(self, roi: str) -> np.ndarray:
+        """Return the sorted voxel columns that a ROI expression takes ("streams:early | prf-visualrois:hV4").
+
+        Bench refuses what is not an expression, and unknown atlases and labels, with its own error.
+        """
+
+    def batches(
+        self,
+        role: Role,
+        seed: int,
+        size: int | None = None,
+        runs: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Iterator[Batch]:
         """Yield the trials of a role once.
 
         Args:
             role: Which trials.
             seed: Same seed, same order, whatever the number of workers. Negative: the shards' own order.
             size: Trials a batch; None gives bench's choice of large blocks, for encoders that only sum.
+            runs: For each head that is wanted the first and one past the last of its flattened targets: batches then
+                hold `(B, stop - start)` targets of these heads and of no other, so that 91,168 targets need never be
+                read at once. None gives every head whole.
         """
 
 

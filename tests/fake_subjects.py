@@ -32,6 +32,7 @@ class FakeSubject:
     roles: Mapping[Role, Trials]
     natural: int = 100
     coordinates: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int32))
+    rois: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_voxels(self) -> int:
@@ -40,15 +41,28 @@ class FakeSubject:
     def n_trials(self, role: Role) -> int:
         return int(self.roles[role].voxels.shape[0]) if role in self.roles else 0
 
-    def batches(self, role: Role, seed: int, size: int | None = None) -> Iterator[Batch]:
+    def columns(self, roi: str) -> np.ndarray:
+        return self.rois[roi]
+
+    def batches(
+        self,
+        role: Role,
+        seed: int,
+        size: int | None = None,
+        runs: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Iterator[Batch]:
         if role not in self.roles:
             return
         trials = self.roles[role]
         count = trials.voxels.shape[0]
         order = np.arange(count) if seed < 0 else np.random.default_rng(seed).permutation(count)
         for rows in torch.from_numpy(order).split(size or self.natural):
-            part = trials.take(rows)
-            yield Batch(self.subject, part.voxels, part.targets, part.stimuli)
+            voxels, stimuli = trials.voxels[rows], trials.stimuli[rows]
+            if runs is None:
+                targets = {name: values[rows] for name, values in trials.targets.items()}
+            else:
+                targets = {name: trials.targets[name].flatten(1)[rows, a:b] for name, (a, b) in runs.items()}
+            yield Batch(self.subject, voxels, targets, stimuli)
 
     def with_role(self, role: Role, trials: Trials) -> FakeSubject:
         return replace(self, roles={**self.roles, role: trials})

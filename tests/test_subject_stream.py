@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stream_shards import TARGET_SHAPE, latents, target_table, trials_of
+from stream_shards import LABEL_NAMES, TARGET_SHAPE, latents, target_table, trials_of
 
 from bench.data.splits import ROLES
-from bench.errors import MissingDataError
+from bench.errors import MissingDataError, UnknownNameError
 from bench.fit.subject_stream import SubjectStream, TargetTable
 
 TRIALS = trials_of(1)
@@ -137,3 +137,22 @@ def test_a_slice_of_the_targets_first_axis():
 def test_coordinates_are_the_subjects():
     np.testing.assert_array_equal(stream().coordinates, TRIALS.coordinates)
     assert (stream().n_voxels, stream().subject) == (12, 1)
+
+
+def test_runs_deliver_only_the_targets_asked_for():
+    made = stream(targets={"z": target_table(), "c": target_table()})
+    whole = np.concatenate([batch.targets["z"].flatten(1) for batch in made.batches("train", 3, 32)])
+    parts = list(made.batches("train", 3, 32, {"z": (2, 5)}))
+    assert all(set(batch.targets) == {"z"} for batch in parts)
+    np.testing.assert_array_equal(np.concatenate([batch.targets["z"] for batch in parts]), whole[:, 2:5])
+    assert all(batch.targets == {} for batch in made.batches("train", -1, 32, {}))
+
+
+def test_a_roi_expression_gives_the_voxel_columns_of_its_labels():
+    made = SubjectStream(TRIALS, {}, None, LABEL_NAMES)
+    atlas, names = next(iter(LABEL_NAMES.items()))
+    label, number = next((name, number) for name, number in names.items() if (TRIALS.labels[atlas] == number).any())
+    expected = np.flatnonzero(TRIALS.labels[atlas] == number)
+    np.testing.assert_array_equal(made.columns(f"{atlas}:{label}"), expected)
+    with pytest.raises(UnknownNameError, match="unknown atlas"):
+        made.columns("nowhere:1")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bench.data import roi as expressions
 from bench.data.stream import SubjectTrials
 from bench.errors import MissingDataError
 from encoders.base import Batch, Role
@@ -27,8 +28,12 @@ class TargetTable:
     stimulus: np.ndarray
     values: np.ndarray
 
-    def of(self, stimuli: np.ndarray) -> np.ndarray:
+    def of(self, stimuli: np.ndarray, run: tuple[int, int] | None = None) -> np.ndarray:
         """Return the targets of some trials: `(B, *shape)` float32.
+
+        Args:
+            stimuli: `(B,)` stimulus of each trial.
+            run: First and one past the last of the flattened targets; `(B, stop - start)` is returned then.
 
         Raises:
             MissingDataError: If a stimulus has no target.
@@ -40,7 +45,10 @@ class TargetTable:
             raise MissingDataError(
                 f"no target for stimuli {np.unique(stimuli[absent])[:5].tolist()}; rerun the targets stage"
             )
-        return self.values[place].astype(np.float32)
+        if run is None:
+            return self.values[place].astype(np.float32)
+        # Flattening the table is a view; only the run's columns are copied.
+        return self.values.reshape(len(self.values), -1)[place, run[0] : run[1]].astype(np.float32)
 
     def sliced(self, take: tuple[int, int] | None) -> TargetTable:
         """Return the table with only part of the targets' first axis."""
@@ -55,16 +63,22 @@ class SubjectStream:
         targets: For each head its table.
         shuffle_seed: None for the true pairs. A number permutes, within each role, which stimulus' target goes with
             which stimulus' betas: the refit that gives the shuffled control.
+        label_names: For each atlas its label numbers by name, for ROI expressions.
     """
 
     def __init__(
-        self, trials: SubjectTrials, targets: Mapping[str, TargetTable], shuffle_seed: int | None = None
+        self,
+        trials: SubjectTrials,
+        targets: Mapping[str, TargetTable],
+        shuffle_seed: int | None = None,
+        label_names: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         self.subject = trials.subject
         self.n_voxels = trials.n_voxels
         self.coordinates = trials.coordinates
         self._trials = trials
         self._targets = targets
+        self._label_names = label_names or {}
         self._paired = trials.stimulus if shuffle_seed is None else self._permuted(shuffle_seed)
 
     def _permuted(self, seed: int) -> np.ndarray:
@@ -85,7 +99,17 @@ class SubjectStream:
         """Return how many trials the role holds."""
         return len(self._rows(role))
 
-    def batches(self, role: Role, seed: int, size: int | None = None) -> Iterator[Batch]:
+    def columns(self, roi: str) -> np.ndarray:
+        """Return the sorted voxel columns that a ROI expression takes; see `bench.data.roi.columns`."""
+        return expressions.columns(roi, self._trials.labels, self._label_names)
+
+    def batches(
+        self,
+        role: Role,
+        seed: int,
+        size: int | None = None,
+        runs: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Iterator[Batch]:
         """Yield the trials of a role once; see `encoders.base.SubjectData.batches`."""
         rows = self._rows(role)
         if seed >= 0:
@@ -96,12 +120,16 @@ class SubjectStream:
             yield Batch(
                 subject=self.subject,
                 voxels=torch.from_numpy(self._trials.z(chosen)),
-                targets=self._joined(chosen, role),
+                targets=self._joined(chosen, role, runs),
                 stimuli=torch.from_numpy(self._trials.stimulus[chosen].astype(np.int64)),
             )
 
-    def _joined(self, rows: np.ndarray, role: Role) -> dict[str, torch.Tensor]:
-        """Return the targets of some trials by head; none for unlabelled trials."""
+    def _joined(
+        self, rows: np.ndarray, role: Role, runs: Mapping[str, tuple[int, int]] | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the targets of some trials by head, whole or the runs asked for; none for unlabelled trials."""
         if role == "unlabelled":
             return {}
-        return {name: torch.from_numpy(table.of(self._paired[rows])) for name, table in self._targets.items()}
+        wanted = dict.fromkeys(self._targets) if runs is None else runs
+        paired = self._paired[rows]
+        return {name: torch.from_numpy(self._targets[name].of(paired, run)) for name, run in wanted.items()}

@@ -203,7 +203,7 @@ def _streams(plan: FitPlan, inputs: FitInputs) -> dict[int, SubjectStream]:
             name: inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
             for name, spec in plan.heads.items()
         }
-        streams[subject] = SubjectStream(trials, targets, shuffle)
+        streams[subject] = SubjectStream(trials, targets, shuffle, inputs.label_names)
     return streams
 
 
