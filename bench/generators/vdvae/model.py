@@ -1,0 +1,202 @@
+"""The very deep VAE as a generator: posterior samples of the coarse latents, and pictures from predicted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from bench.errors import BadDataError, UnknownNameError
+from bench.generators import checkpoints
+from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators.checkpoints import CheckpointOptions
+from bench.generators.frozen import Precision, dtype_of, module_size
+from bench.generators.vdvae.architecture import (
+    PICTURE_SIZE,
+    PREDICTED_GROUPS,
+    PREDICTED_NUMBERS,
+    predicted_shapes,
+)
+from bench.generators.vdvae.checkpoint import CHECKPOINT, load_network
+from bench.generators.vdvae.gaussian import Gaussian, Noise
+from bench.generators.vdvae.network import VeryDeepVAE
+from bench.generators.vdvae.pixels import PixelMixture, to_levels
+
+GREY_MEAN = 115.92961967
+GREY_DEVIATION = 69.37404
+"""Of ImageNet-64's grey levels, all colours together, as in the published code."""
+_BATCH = 32  # pictures in the network at once: bounds memory, changes no picture
+_RENDER_ONLY = {"stage": "render"}
+
+
+@dataclass(frozen=True)
+class Options(CheckpointOptions):
+    """What a recipe may set; the defaults are Brain-Diffuser's.
+
+    Attributes:
+        precision: Number format of the network; distributions are always computed in float32. Seventy-five residual
+            blocks round seventy-five times, so half precision is faster but gives other samples.
+        temperature: Factor of the prior's standard deviations for the 44 groups that are not predicted.
+        output: Draw each pixel from its mixture of logistics, or take the mixture's mean (less grain).
+    """
+
+    precision: Precision = "float32"
+    temperature: Annotated[float, Field(gt=0, le=1)] = field(default=1.0, metadata=_RENDER_ONLY)
+    output: Literal["sample", "mean"] = field(default="sample", metadata=_RENDER_ONLY)
+
+
+class Vdvae(Generator):
+    """OpenAI's VDVAE, frozen: `latents` are the first 31 groups, flattened one after the other (`architecture`)."""
+
+    version: ClassVar[int] = 1
+    Options: ClassVar[type] = Options
+    targets: ClassVar[Mapping[str, TargetSpec]] = {"latents": TargetSpec((PREDICTED_NUMBERS,))}
+    inputs: ClassVar[Mapping[str, InputSpec]] = {"latents": InputSpec((PREDICTED_NUMBERS,), oracle="latents")}
+
+    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+        """Load the published weights.
+
+        Raises:
+            MissingWeightsError: If they are not on this machine.
+            CorruptFileError: If the file holds another network.
+        """
+        super().__init__(options, device)
+        network = load_network(self.options).eval().requires_grad_(False)
+        self.network = network.to(device, dtype_of(self.options.precision, device))
+
+    @classmethod
+    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+        """Return the sha256 of the checkpoint."""
+        return checkpoints.weights_digest([CHECKPOINT], options)
+
+    @classmethod
+    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+        """Return the size of the checkpoint, or of the published network where weights are random."""
+        if not options.untrained:  # type: ignore[attr-defined]
+            return checkpoints.weights_size([CHECKPOINT], options)
+        with torch.device("meta"):
+            return module_size([VeryDeepVAE()])
+
+    def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Return posterior samples `(B, 91168)` float32; stimulus i's noise comes from seed i.
+
+        Raises:
+            UnknownNameError: If a name is not a target.
+            BadDataError: If numbers overflow in half precision.
+        """
+        for name in names:
+            if name not in self.targets:
+                raise UnknownNameError("target", name, self.targets, "generator 'vdvae'")
+        if not names:
+            return {}
+        rows = _checked_seeds(seeds, len(stimuli.images))
+        parts = [self._posterior_sample(stimuli.images[part], rows[part]) for part in _parts(len(rows))]
+        return {name: torch.cat([torch.zeros(0, PREDICTED_NUMBERS), *parts]) for name in names}
+
+    def render(self, inputs: Mapping[str, Tensor], seeds: Sequence[int]) -> Tensor:
+        """Make pictures from the first 31 groups of latents; the other 44 come from the prior given them.
+
+        Args:
+            inputs: `latents` `(B, 91168)`.
+            seeds: One a picture: noise of groups 31 to 74 in order, then of the pixels.
+
+        Returns:
+            `(B, 3, 64, 64)` uint8 on the CPU.
+
+        Raises:
+            ValueError: If anything but `latents` of that shape and finite values is given.
+            BadDataError: If numbers overflow in half precision.
+        """
+        latents = _checked_latents(inputs)
+        rows = _checked_seeds(seeds, len(latents))
+        size = (0, 3, PICTURE_SIZE, PICTURE_SIZE)
+        parts = [self._pictures(latents[part], rows[part]) for part in _parts(len(rows))]
+        return torch.cat([torch.zeros(size, dtype=torch.uint8), *parts])
+
+    @torch.no_grad()
+    def _posterior_sample(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the flattened samples of a few pictures, on the CPU."""
+        noise, groups = Noise(seeds, self.device), list[Tensor]()
+        pictures = normalised(resized(images), self.device).to(self.network.dtype)
+        activations = self.network.encoder(pictures)
+
+        def choose(group: int, state: Tensor, prior: Gaussian) -> Tensor:
+            posterior = self.network.decoder.posterior(group, state, activations)
+            groups.append(posterior.sample(noise.normal(posterior.mean.shape[1:])))
+            return groups[-1]
+
+        # Finer groups do not change coarser ones: the walk ends with the last group that is wanted.
+        self.network.decoder.descend(len(images), choose, PREDICTED_GROUPS)
+        return self._finite(torch.cat([values.flatten(1) for values in groups], dim=1), "latents").cpu()
+
+    @torch.no_grad()
+    def _pictures(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return a few pictures `(B, 3, 64, 64)` uint8, on the CPU."""
+        noise, shapes = Noise(seeds, self.device), predicted_shapes()
+        flat = latents.to(self.device, torch.float32).split([prod(shape) for shape in shapes], dim=1)
+
+        def choose(group: int, state: Tensor, prior: Gaussian) -> Tensor:
+            if group < PREDICTED_GROUPS:
+                return flat[group].reshape(-1, *shapes[group])
+            return prior.sample(noise.normal(prior.mean.shape[1:]), self.options.temperature)
+
+        state = self.network.decoder.descend(len(latents), choose)
+        mixture = PixelMixture.of(self._finite(self.network.decoder.pixels(state), "pixels"))
+        return to_levels(mixture.mean() if self.options.output == "mean" else mixture.sample(noise)).cpu()
+
+    def _finite(self, values: Tensor, what: str) -> Tensor:
+        """Return values as they came.
+
+        Raises:
+            BadDataError: If one is NaN or infinite: the network's numbers left the range of its precision.
+        """
+        if bool(torch.isfinite(values).all()):
+            return values
+        precision = self.options.precision
+        raise BadDataError(f"vdvae: {what} are NaN or infinite in precision {precision!r}; try bfloat16 or float32")
+
+
+def resized(images: Tensor) -> Tensor:
+    """Return pictures `(B, 3, H, W)` uint8 resized to 64 x 64 as the published script does: PIL, bilinear."""
+    if images.shape[-2:] == (PICTURE_SIZE, PICTURE_SIZE):
+        return images
+    size = (PICTURE_SIZE, PICTURE_SIZE)
+    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
+    small = np.stack([np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) for picture in pictures])
+    return torch.from_numpy(small).permute(0, 3, 1, 2)
+
+
+def normalised(pictures: Tensor, device: torch.device) -> Tensor:
+    """Return `(B, 3, 64, 64)` uint8 pictures as the network takes them, float32 on a device."""
+    return (pictures.to(device, torch.float32) - GREY_MEAN) / GREY_DEVIATION
+
+
+def _parts(count: int) -> list[slice]:
+    """Return slices of at most `_BATCH` rows."""
+    return [slice(first, first + _BATCH) for first in range(0, count, _BATCH)]
+
+
+def _checked_seeds(seeds: Sequence[int], count: int) -> list[int]:
+    """Return the seeds, one a row."""
+    if len(seeds) != count:
+        raise ValueError(f"vdvae: {count} pictures but {len(seeds)} seeds")
+    return [int(seed) for seed in seeds]
+
+
+def _checked_latents(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the latents to render from."""
+    if list(inputs) != ["latents"]:
+        raise ValueError(f"vdvae renders from 'latents' alone, got {sorted(inputs)}")
+    latents = inputs["latents"]
+    if latents.ndim != 2 or latents.shape[1] != PREDICTED_NUMBERS:
+        raise ValueError(f"latents must be (B, {PREDICTED_NUMBERS}), got {tuple(latents.shape)}")
+    if not bool(torch.isfinite(latents).all()):
+        raise ValueError("latents hold NaN or infinite values")
+    return latents
