@@ -37,6 +37,10 @@ class MissingDataError(ReconbenchError):
     """Data that a stage needs and does not find."""
 
 
+class UnreachableError(ReconbenchError):
+    """A remote file that could not be read, however often it was tried."""
+
+
 class OtherConfigurationError(ReconbenchError):
     """An output folder that was made with another configuration."""
 

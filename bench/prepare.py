@@ -21,7 +21,7 @@ import ray
 
 from bench import cluster, options, registry, tasks
 from bench.console import Advance, console, guard, parser, progress
-from bench.data import write_shards
+from bench.data import terms, write_shards
 from bench.data.datasets.base import Dataset, VoxelTable
 from bench.data.shard_plan import Plan, finished, plan, units
 from bench.data.shards import FileEntry, Manifest, read_manifest
@@ -52,6 +52,7 @@ def prepare(dataset: Dataset, data: Folder, advance: Advance | None = None, shar
         CorruptFileError: If a source file is damaged.
     """
     wanted = plan(dataset, data)
+    shared = shared or (dataset.remote and not data.is_local)  # what lies in buckets is seen by every node
     done_stimuli = finished(wanted.stimuli_folder, wanted.stimuli_source, len(wanted.stimuli))
     done_trials = finished(wanted.shards, wanted.source, sum(len(dataset.trials(*pair).trial) for pair in wanted.pairs))
     if done_stimuli and done_trials:
@@ -212,13 +213,19 @@ def _parser() -> argparse.ArgumentParser:
         "reconbench prepare --root /data/nsd --subjects 1,2,5,7 --voxelset 'nsdgeneral | streams:early'",
     )
     result.add_argument("--dataset", default="nsd", help=f"one of {', '.join(sorted(registry.found('dataset')))}")
-    result.add_argument("--root", required=True, help="folder with the dataset's own files")
+    result.add_argument("--root", required=True, help="the dataset's own files: a folder or s3://")
     result.add_argument("--data", default=str(home() / "data"), help="where shards go: folder or s3://")
     result.add_argument("--betas", help="beta version (NSD: betas_fithrf_GLMdenoise_RR)")
     result.add_argument("--space", help="space of the betas (NSD: func1pt8mm)")
     result.add_argument("--voxelset", help="ROI expression: the voxels to keep (NSD: nsdgeneral)")
     result.add_argument("--subjects", help="such as 1,2,5-7 (all that have betas)")
     result.add_argument("--sessions", help="such as 1-10 (all that have a file)")
+    result.add_argument("--annotations", help="NSD: folder with COCO's captions_*.json, which its bucket does not hold")
+    result.add_argument("--no-captions", action="store_true", help="NSD: pictures without captions")
+    result.add_argument("--signed", action="store_true", help="NSD: sign requests with the environment's credentials")
+    result.add_argument(
+        "--accept-terms", action="store_true", help="accept the terms of use, once, to fetch from s3://"
+    )
     result.add_argument("--shared", action="store_true", help="every node of the cluster sees --root and --data")
     result.add_argument("--dry-run", action="store_true", help="only say what would be read and written")
     result.add_argument("--verify", action="store_true", help="compare what is prepared with manifests and design")
@@ -227,7 +234,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dataset(given: argparse.Namespace) -> Dataset:
     """Return the reader that the command line asks for; options that were not given keep the reader's defaults."""
-    chosen = {name: getattr(given, name) for name in ("root", "betas", "space", "voxelset")}
+    chosen = {name: getattr(given, name) for name in ("root", "betas", "space", "voxelset", "annotations")}
+    # A switch that was not given leaves the option to the reader: not every dataset has it.
+    chosen |= {"captions": False if given.no_captions else None, "signed": given.signed or None}
     lists = {name: getattr(given, name) for name in ("subjects", "sessions")}
     chosen |= {name: None if text is None else numbers(text) for name, text in lists.items()}
     reader = registry.load("dataset", given.dataset)
@@ -243,6 +252,8 @@ def _run(argv: Sequence[str]) -> int:
     screen = console()
     if dataset.terms:
         screen.print(dataset.terms, markup=False)
+        if given.accept_terms:
+            terms.accept(dataset)
     if given.dry_run:
         lines = dry_run(dataset, data)
     elif given.verify:

@@ -112,7 +112,7 @@ class Folder:
             MissingDataError: If it is not there.
         """
         try:
-            with self.filesystem.open_input_stream(self._file(name)) as stream:
+            with self.filesystem.open_input_stream(self._file(name), compression=None) as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             raise MissingDataError(f"no file {self.uri}/{name}") from None
@@ -121,7 +121,7 @@ class Folder:
         """Write a file so that it is seen whole or not at all."""
         target = self._file(name)
         if not self.is_local:
-            with self.filesystem.open_output_stream(target) as stream:
+            with self.filesystem.open_output_stream(target, compression=None) as stream:
                 stream.write(content)
             return
         Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class Folder:
         """
         total = hashlib.sha256()
         try:
-            with self.filesystem.open_input_stream(self._file(name)) as stream:
+            with self.filesystem.open_input_stream(self._file(name), compression=None) as stream:
                 while chunk := stream.read(_CHUNK):
                     total.update(chunk)
         except FileNotFoundError:

@@ -217,8 +217,8 @@ def test_names_outside_the_allowed_ones_get_the_nearest(copy):
         reader(copy, voxel_set="nsdgeneral")
     with pytest.raises(OptionError, match="files"):
         reader(copy, files="mat")
-    with pytest.raises(OptionError, match="needs a local folder"):
-        Nsd(NsdOptions(root="s3://natural-scenes-dataset"))
+    with pytest.raises(OptionError, match="local folder or an s3:// address"):
+        Nsd(NsdOptions(root="gs://natural-scenes-dataset"))
 
 
 def test_a_mask_without_voxels(own):
@@ -385,7 +385,7 @@ def test_a_simulated_copy_is_never_called_nsd(own):
     assert len(nsd.trials(1, 2).trial) == 20
     assert nsd.trials(1, 2).trial[0] == 750
     with pytest.raises(OptionError, match="simulated NSD: its name cannot be 'nsd'"):
-        reader(own, name="nsd")
+        _ = reader(own, name="nsd").name
 
 
 def test_missing_ncsnr_is_nan_and_said(own, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -224,3 +225,11 @@ def test_a_bucket_that_is_not_there(s3_bucket):
 def test_json_is_what_json_says(local):
     local.write_json("a.json", {"x": [1, None, "é"]})
     assert json.loads(Path(local.path, "a.json").read_text()) == {"x": [1, None, "é"]}
+
+
+def test_a_gz_file_is_stored_as_it_is(folder):
+    content = gzip.compress(b"betas" * 100)
+    folder.write_bytes("volume.nii.gz", content)
+    assert folder.size("volume.nii.gz") == len(content)
+    assert folder.read_bytes("volume.nii.gz") == content
+    assert folder.sha256("volume.nii.gz") == hashlib.sha256(content).hexdigest()

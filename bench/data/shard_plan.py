@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.data import terms
 from bench.data.datasets.base import Dataset, VoxelTable
 from bench.data.shards import MANIFEST, read_manifest
 from bench.errors import CorruptFileError, MissingDataError, OtherConfigurationError
@@ -49,9 +50,11 @@ def plan(dataset: Dataset, data: Folder) -> Plan:
     """Return what preparing a dataset will write, from its design and masks alone.
 
     Raises:
+        OptionError: If the dataset's files would be fetched and its terms are not accepted.
         MissingDataError: If a session that was asked for has no file.
         BadDataError: If a voxel set selects no voxel.
     """
+    terms.require(dataset)
     pairs = tuple(dataset.sessions())
     shown = np.unique(np.concatenate([dataset.trials(*pair).stimulus for pair in pairs]))
     shown = shown[shown >= 0]

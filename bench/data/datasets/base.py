@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +25,14 @@ class VoxelTable:
     coordinates: np.ndarray
     ncsnr: np.ndarray
     labels: Mapping[str, np.ndarray]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the table's numbers."""
+        total = hashlib.sha256(self.coordinates.astype("<i4").tobytes() + self.ncsnr.astype("<f4").tobytes())
+        for atlas, labels in sorted(self.labels.items()):
+            total.update(f"{atlas}\0".encode() + labels.astype("<i2").tobytes())
+        return total.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,10 @@ class SessionTrials(Trials):
 
 @dataclass(frozen=True)
 class Stimulus:
-    """One stimulus: picture `(H, W, 3)` uint8 RGB, captions, class label, and whether all subjects were to see it."""
+    """One stimulus: picture `(H, W, 3)` uint8 RGB or None, captions, class label, whether all subjects were to see it."""
 
     number: int
-    image: np.ndarray
+    image: np.ndarray | None
     captions: tuple[str, ...]
     label: str | None
     shared: bool
@@ -91,6 +100,11 @@ class Dataset(abc.ABC):
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each subclass names its own Options
         self.options = options
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading fetches bytes over the network."""
+        return "://" in str(self.options.root)
 
     @abc.abstractmethod
     def source(self) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from bench.data import roi
 from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.nsd import atlases, layout, volumes
 from bench.data.nsd.design import Design, read_design
-from bench.data.nsd.stimuli import StimulusInfo, read_captions, read_images, read_info
+from bench.data.nsd.stimuli import StimulusInfo, captions_file, read_captions, read_images, read_info
+from bench.data.source_files import SourceFiles
 from bench.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
 from bench.identity import digest
-from bench.storage import Folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class NsdOptions:
     """Where the files are and which of them to read.
 
     Attributes:
-        root: Folder with `nsddata`, `nsddata_betas` and `nsddata_stimuli`.
+        root: Folder with `nsddata`, `nsddata_betas` and `nsddata_stimuli`: a local copy, `s3://natural-scenes-dataset`
+            or a mirror.
         betas: Beta version: `betas_assumehrf` (b1), `betas_fithrf` (b2) or `betas_fithrf_GLMdenoise_RR` (b3).
         space: `func1pt8mm` or `func1mm`.
         voxelset: ROI expression: the voxels that go into the shards.
@@ -42,6 +43,9 @@ class NsdOptions:
         sessions: Sessions from 1, or their number counted from the first, or None for all that have a file.
         files: Read HDF5 or NIfTI betas; `auto` takes HDF5 where there is one. Both hold the same numbers.
         captions: Read COCO's captions, or leave pictures without.
+        annotations: Local folder with COCO's `captions_train2017.json` and `captions_val2017.json`, which NSD's bucket
+            does not hold; "" for the root's own folder of them.
+        signed: Sign requests to a bucket with the environment's credentials, as a private mirror asks.
         name: Name on shards and boards; "" for `nsd`, or `nsd-sim` where the root is a simulated NSD.
     """
 
@@ -53,6 +57,8 @@ class NsdOptions:
     sessions: tuple[int, ...] | int | None = None
     files: Literal["auto", "hdf5", "nifti"] = "auto"
     captions: bool = True
+    annotations: str = ""
+    signed: bool = False
     name: str = ""
 
 
@@ -70,31 +76,53 @@ class Nsd(Dataset):
             if value not in allowed:
                 raise UnknownNameError(kind, value, allowed, "options of dataset 'nsd'")
         roi.parse(options.voxelset)
-        simulated = layout.local(options.root, "").joinpath(layout.SIMULATED).exists()
-        if simulated and options.name == "nsd":
-            raise OptionError(f"{options.root} is a simulated NSD: its name cannot be 'nsd', only the real one's")
-        self.name = options.name or ("nsd-sim" if simulated else "nsd")
-        self.terms = "" if simulated else TERMS
-        self.caption_source = "simulator" if simulated else "COCO 2017 annotations"
+        self.files = SourceFiles(options.root, options.signed)
         self._tables: dict[int, VoxelTable] = {}
-        self._simulation = Folder.at(options.root).read_json(layout.SIMULATED) if simulated else None
+
+    @functools.cached_property
+    def _simulation(self) -> dict[str, Any] | None:
+        """What a simulated NSD says of itself; None for the real one."""
+        if not self.remote and not Path(self.options.root).is_dir():
+            raise MissingDataError(f"no file or folder {self.options.root}")
+        if not self.files.exists(layout.SIMULATED):
+            return None
+        if self.options.name == "nsd":
+            raise OptionError(f"{self.options.root} is a simulated NSD: its name cannot be 'nsd', the real one's")
+        made: dict[str, Any] = json.loads(self.files.local(layout.SIMULATED).read_bytes())
+        return made
+
+    @functools.cached_property
+    def name(self) -> str:  # type: ignore[override]
+        """The dataset's name on shards and boards."""
+        own = "nsd" if self._simulation is None else "nsd-sim"
+        return self.options.name or own
+
+    @functools.cached_property
+    def terms(self) -> str:  # type: ignore[override]
+        """The terms of use; a simulated NSD has none."""
+        return TERMS if self._simulation is None else ""
+
+    @functools.cached_property
+    def caption_source(self) -> str:  # type: ignore[override]
+        """Where the captions come from."""
+        return "COCO 2017 annotations" if self._simulation is None else "simulator"
 
     @functools.cached_property
     def design(self) -> Design:
         """The experiment design, 0-based."""
-        return read_design(self._local(layout.DESIGN))
+        return read_design(self.files.local(layout.DESIGN))
 
     @functools.cached_property
     def info(self) -> StimulusInfo:
         """What is known of every picture."""
-        return read_info(self._local(layout.STIMULUS_INFO), self.design.shared)
+        return read_info(self.files.local(layout.STIMULUS_INFO), self.design.shared)
 
     @functools.cached_property
     def label_names(self) -> dict[str, dict[str, int]]:
         """For each atlas of any prepared subject its label names."""
         subjects = sorted({subject for subject, _ in self.sessions()})
-        names = {atlas for s in subjects for atlas in atlases.names_of(self.options.root, s, self.options.space)}
-        return {atlas: atlases.read_names(self.options.root, subjects, atlas) for atlas in sorted(names)}
+        names = {atlas for s in subjects for atlas in atlases.names_of(self.files, s, self.options.space)}
+        return {atlas: atlases.read_names(self.files, subjects, atlas) for atlas in sorted(names)}
 
     @property
     def label(self) -> str:
@@ -111,7 +139,7 @@ class Nsd(Dataset):
             "space": self.options.space,
             "voxelset": roi.canonical(self.options.voxelset),
             "sessions": {str(subject): [n for s, n in chosen if s == subject] for subject in subjects},
-            "voxels": {str(subject): _table_digest(self.voxels(subject)) for subject in subjects},
+            "voxels": {str(subject): self.voxels(subject).digest for subject in subjects},
             "label_names": self.label_names,
         }
 
@@ -124,11 +152,8 @@ class Nsd(Dataset):
         simulation = "" if self._simulation is None else digest(self._simulation)
         return {"reader": "nsd", "version": self.version, "design": self.design.digest, "simulation": simulation}
 
-    def _local(self, key: str) -> Path:
-        return layout.local(self.options.root, key)
-
-    def _betas_file(self, subject: int, session: int) -> tuple[str, Path]:
-        """Return kind and path of a session's betas.
+    def _betas_file(self, subject: int, session: int) -> tuple[str, str]:
+        """Return kind and key of a session's betas.
 
         Raises:
             MissingDataError: If the session has none.
@@ -136,9 +161,9 @@ class Nsd(Dataset):
         folder = layout.betas_folder(subject, self.options.space, self.options.betas)
         kinds = ("hdf5", "nifti") if self.options.files == "auto" else (self.options.files,)
         for kind in kinds:
-            path = Path(self.options.root) / layout.session_betas(folder, session, kind)
-            if path.exists():
-                return kind, path
+            key = layout.session_betas(folder, session, kind)
+            if self.files.exists(key):
+                return kind, key
         names = " or ".join(layout.session_betas(folder, session, kind) for kind in kinds)
         raise MissingDataError(f"no betas of subject {subject}, session {session}: {self.options.root} has no {names}")
 
@@ -179,10 +204,10 @@ class Nsd(Dataset):
 
     def _present(self, subject: int) -> set[int]:
         """Return the sessions of a subject that have a file of an allowed kind."""
-        folder = Path(self.options.root) / layout.betas_folder(subject, self.options.space, self.options.betas)
+        there = set(self.files.names(layout.betas_folder(subject, self.options.space, self.options.betas)))
         kinds = layout.SUFFIXES if self.options.files == "auto" else (self.options.files,)
         numbers = range(1, self.design.sessions + 1)
-        return {n for n in numbers for kind in kinds if (folder / layout.session_betas(".", n, kind)).exists()}
+        return {n for n in numbers for kind in kinds if layout.session_name(n, kind) in there}
 
     def trials(self, subject: int, session: int) -> Trials:
         """Return what a session showed, from the design alone; a simulated NSD may stop each session early.
@@ -200,10 +225,10 @@ class Nsd(Dataset):
         Raises:
             MissingDataError: If the session has none.
         """
-        kind, path = self._betas_file(subject, session)
+        kind, key = self._betas_file(subject, session)
         trials = len(self.trials(subject, session).trial)
-        needed = voxels * trials * volumes.DTYPE.itemsize if kind == "hdf5" else path.stat().st_size
-        return str(path), needed
+        needed = voxels * trials * volumes.DTYPE.itemsize if kind == "hdf5" else self.files.size(key)
+        return self.files.where(key), needed
 
     def voxels(self, subject: int) -> VoxelTable:
         """Return the voxels of the voxel set in canonical order, with ncsnr and the labels of all atlases.
@@ -213,7 +238,7 @@ class Nsd(Dataset):
             UnknownNameError: If the subject has no such atlas, or the atlas no such label.
         """
         if subject not in self._tables:
-            where = (self.options.root, subject, self.options.space)
+            where = (self.files, subject, self.options.space)
             coordinates, box = atlases.select(*where, self.options.voxelset, self.label_names)
             labels = atlases.read_columns(*where, coordinates, box)
             self._tables[subject] = VoxelTable(coordinates, self._ncsnr(subject, coordinates, box), labels)
@@ -222,19 +247,18 @@ class Nsd(Dataset):
     def _ncsnr(self, subject: int, coordinates: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
         """Return the published noise-ceiling SNR of voxels, NaN where the copy has no map."""
         key = f"{layout.betas_folder(subject, self.options.space, self.options.betas)}/ncsnr.nii.gz"
-        path = Path(self.options.root) / key
-        if not path.exists():
-            logger.warning("no %s: the noise ceiling of subject %d is not known", path, subject)
+        if not self.files.exists(key):
+            logger.warning("no %s: the noise ceiling of subject %d is not known", self.files.where(key), subject)
             return np.full(len(coordinates), np.nan, np.float32)
-        volume = volumes.read_map(path)
+        volume = volumes.read_map(self.files.local(key))
         if volume.shape != box:
-            raise BadDataError(f"{path} has shape {volume.shape}, the voxel set's volumes have {box}")
+            raise BadDataError(f"{self.files.where(key)} has shape {volume.shape}, the voxel set's volumes have {box}")
         return volume[tuple(coordinates.T)].astype(np.float32)
 
     def _box(self, subject: int) -> tuple[int, ...]:
         """Return the shape of a subject's volumes."""
         atlas = roi.parse(self.options.voxelset).atlases[0]
-        return volumes.shape_of(self._local(layout.roi_volume(subject, self.options.space, atlas)))
+        return volumes.shape_of(self.files.local(layout.roi_volume(subject, self.options.space, atlas)))
 
     def read_session(self, subject: int, session: int, voxels: VoxelTable) -> SessionTrials:
         """Return the trials of a session with raw int16 betas (percent signal change x 300).
@@ -245,9 +269,9 @@ class Nsd(Dataset):
             MissingDataError: If the session has no file.
         """
         shown = self.trials(subject, session)
-        kind, path = self._betas_file(subject, session)
+        kind, key = self._betas_file(subject, session)
         read = volumes.read_hdf5 if kind == "hdf5" else volumes.read_nifti
-        betas, bytes_read = read(path, voxels.coordinates, self._box(subject), len(shown.trial))
+        betas, bytes_read = read(self.files.path_or_file(key), voxels.coordinates, self._box(subject), len(shown.trial))
         return SessionTrials(shown.trial, shown.stimulus, shown.repeat, betas, bytes_read)
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
@@ -256,29 +280,17 @@ class Nsd(Dataset):
         Raises:
             MissingDataError: If a picture or its captions are missing.
         """
-        for number, image in zip(numbers, read_images(self._local(layout.STIMULI), numbers), strict=True):
+        pictures = self.files.path_or_file(layout.STIMULI)
+        for number, image in zip(numbers, read_images(pictures, numbers), strict=True):
             yield Stimulus(number, image, self._captions(number), None, bool(self.info.shared[number]))
 
     def _captions(self, number: int) -> tuple[str, ...]:
         """Return the captions of a picture by its COCO id."""
         if not self.options.captions:
             return ()
-        key = layout.captions(str(self.info.coco_split[number]))
-        if not (Path(self.options.root) / key).exists():
-            raise MissingDataError(
-                f"no {key} in {self.options.root}: NSD's bucket has no captions; unzip COCO's "
-                "annotations_trainval2017.zip there, or prepare with captions=false"
-            )
+        file = captions_file(self.files, self.options.annotations, str(self.info.coco_split[number]))
         image = int(self.info.coco_id[number])
-        found = read_captions(self._local(key))
+        found = read_captions(file)
         if image not in found:
-            raise MissingDataError(f"{self._local(key)} has no caption of COCO image {image} (picture {number})")
+            raise MissingDataError(f"{file} has no caption of COCO image {image} (picture {number})")
         return found[image]
-
-
-def _table_digest(voxels: VoxelTable) -> str:
-    """Return the digest of a voxel table."""
-    total = hashlib.sha256(voxels.coordinates.astype("<i4").tobytes() + voxels.ncsnr.astype("<f4").tobytes())
-    for atlas, labels in sorted(voxels.labels.items()):
-        total.update(f"{atlas}\0".encode() + labels.astype("<i2").tobytes())
-    return total.hexdigest()[:16]

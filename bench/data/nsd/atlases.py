@@ -9,22 +9,25 @@ import numpy as np
 
 from bench.data import roi
 from bench.data.nsd import layout, volumes
-from bench.errors import BadDataError, CorruptFileError, UnknownNameError
+from bench.data.source_files import SourceFiles
+from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
 
 
-def names_of(root: str, subject: int, space: str) -> list[str]:
+def names_of(files: SourceFiles, subject: int, space: str) -> list[str]:
     """Return the atlases in a subject's ROI folder; the files of single hemispheres belong to the same atlases.
 
     Raises:
-        MissingDataError: If there is no such folder.
+        MissingDataError: If there is no such folder, or no volume in it.
     """
-    folder = layout.local(root, f"{layout.functional_folder(subject, space)}/roi")
-    names = {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}
+    folder = f"{layout.functional_folder(subject, space)}/roi"
+    names = {name.removesuffix(".nii.gz") for name in files.names(folder) if name.endswith(".nii.gz")}
+    if not names:
+        raise MissingDataError(f"no ROI volumes in {files.where(folder)}")
     # Hidden files are half-written ones, or what some file systems leave beside every file.
     return sorted(name for name in names if not name.startswith(("lh.", "rh.", ".")))
 
 
-def read_names(root: str, subjects: Sequence[int], atlas: str) -> dict[str, int]:
+def read_names(files: SourceFiles, subjects: Sequence[int], atlas: str) -> dict[str, int]:
     """Return an atlas's labels by name.
 
     They come from the subjects' .ctab files, else fsaverage's, else the templates', else from `roi.BUILT_IN`.
@@ -33,7 +36,8 @@ def read_names(root: str, subjects: Sequence[int], atlas: str) -> dict[str, int]
         CorruptFileError: If a file is not a table of labels.
         BadDataError: If subjects disagree.
     """
-    own = [path for s in subjects if (path := Path(root) / layout.label_names(s, atlas)).exists()]
+    keys = [layout.label_names(subject, atlas) for subject in subjects]
+    own = [files.local(key) for key in keys if files.exists(key)]
     tables = [read_ctab(path) for path in own]
     for path, table in zip(own, tables, strict=True):
         if table != tables[0]:
@@ -41,8 +45,8 @@ def read_names(root: str, subjects: Sequence[int], atlas: str) -> dict[str, int]
     if tables:
         return tables[0]
     for key in (layout.label_names(None, atlas), layout.template_names(atlas)):
-        if (Path(root) / key).exists():
-            return read_ctab(Path(root) / key)
+        if files.exists(key):
+            return read_ctab(files.local(key))
     return dict(roi.BUILT_IN.get(atlas, {}))
 
 
@@ -65,12 +69,12 @@ def read_ctab(path: Path) -> dict[str, int]:
 
 
 def select(
-    root: str, subject: int, space: str, voxelset: str, names: Mapping[str, Mapping[str, int]]
+    files: SourceFiles, subject: int, space: str, voxelset: str, names: Mapping[str, Mapping[str, int]]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return the voxels of a voxel set and the shape of their volume.
 
     Args:
-        root: The local copy.
+        files: The dataset's files.
         subject: From 1.
         space: Functional space.
         voxelset: ROI expression.
@@ -83,12 +87,12 @@ def select(
         BadDataError: If it selects no voxel, or volumes differ in shape.
         UnknownNameError: If the subject has no such atlas, or the atlas no such label.
     """
-    allowed = [*names_of(root, subject, space), "brainmask"]
+    allowed = [*names_of(files, subject, space), "brainmask"]
     labels = {}
     for atlas in roi.parse(voxelset).atlases:
         if atlas not in allowed:
             raise UnknownNameError("atlas", atlas, allowed, f"voxel set {voxelset!r} of {layout.subject_name(subject)}")
-        labels[atlas] = volumes.read_labels(layout.local(root, layout.roi_volume(subject, space, atlas)))
+        labels[atlas] = volumes.read_labels(files.local(layout.roi_volume(subject, space, atlas)))
     shapes = {atlas: volume.shape for atlas, volume in labels.items()}
     if len(set(shapes.values())) > 1:
         raise BadDataError(f"the ROI volumes of {layout.subject_name(subject)} differ in shape: {shapes}")
@@ -102,7 +106,7 @@ def select(
 
 
 def read_columns(
-    root: str, subject: int, space: str, coordinates: np.ndarray, box: tuple[int, ...]
+    files: SourceFiles, subject: int, space: str, coordinates: np.ndarray, box: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
     """Return for each of the subject's atlases the labels `(V,)` int16 of some voxels.
 
@@ -110,8 +114,8 @@ def read_columns(
         BadDataError: If an atlas has another shape than `box`.
     """
     found = {}
-    for atlas in names_of(root, subject, space):
-        path = layout.local(root, layout.roi_volume(subject, space, atlas))
+    for atlas in names_of(files, subject, space):
+        path = files.local(layout.roi_volume(subject, space, atlas))
         volume = volumes.read_labels(path)
         if volume.shape != box:
             raise BadDataError(f"{path} has shape {volume.shape}, the voxel set's volumes have {box}")

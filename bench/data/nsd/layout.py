@@ -5,10 +5,6 @@ Subjects, sessions and runs count from 1 in every key. The simulator writes to t
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench.errors import MissingDataError, OptionError
-
 DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIMULUS_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
@@ -37,7 +33,12 @@ def betas_folder(subject: int, space: str, betas: str) -> str:
 
 def session_betas(folder: str, session: int, files: str) -> str:
     """Return the key of a session's betas in a betas folder; `files` is `hdf5` or `nifti`."""
-    return f"{folder}/betas_session{session:02d}.{SUFFIXES[files]}"
+    return f"{folder}/{session_name(session, files)}"
+
+
+def session_name(session: int, files: str) -> str:
+    """Return the file name of a session's betas."""
+    return f"betas_session{session:02d}.{SUFFIXES[files]}"
 
 
 def functional_folder(subject: int, space: str) -> str:
@@ -67,18 +68,3 @@ def template_names(atlas: str) -> str:
 def responses(subject: int) -> str:
     """Return the key of a subject's behavioural responses."""
     return f"nsddata/ppdata/{subject_name(subject)}/behav/responses.tsv"
-
-
-def local(root: str, key: str) -> Path:
-    """Return the path of a file under the root: the one place through which the reader reaches files.
-
-    Raises:
-        OptionError: If the root is not a folder on this machine.
-        MissingDataError: If there is no such file.
-    """
-    if "://" in root:
-        raise OptionError(f"the NSD reader needs a local folder, got {root!r}: copy the keys it names there first")
-    path = Path(root) / key
-    if not path.exists():
-        raise MissingDataError(f"no file {path} (NSD key {key})")
-    return path

@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from bench.data.nsd import layout
+from bench.data.source_files import RangeFile, SourceFiles
 from bench.errors import BadDataError, CorruptFileError, MissingDataError
 
 
@@ -63,6 +65,29 @@ def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
     return StimulusInfo(table["cocoId"].to_numpy(), table["cocoSplit"].to_numpy(dtype=str), flags)
 
 
+def captions_file(files: SourceFiles, annotations: str, split: str) -> Path:
+    """Return COCO's captions of a split.
+
+    Args:
+        files: The dataset's files; a copy may hold COCO's annotations where nsd_access puts them.
+        annotations: Local folder of them, "" for the copy's own.
+        split: `train2017` or `val2017`.
+
+    Raises:
+        MissingDataError: If they are not there; the message says where they come from.
+    """
+    key = layout.captions(split)
+    own = Path(annotations) / key.rpartition("/")[2]
+    if annotations and own.exists():
+        return own
+    if not annotations and files.exists(key):
+        return files.local(key)
+    raise MissingDataError(
+        f"no {own if annotations else files.where(key)}: NSD's bucket has no captions; unzip COCO's "
+        "annotations_trainval2017.zip and name its folder with --annotations, or prepare with --no-captions"
+    )
+
+
 def read_captions(path: Path) -> dict[int, tuple[str, ...]]:
     """Return the captions of each COCO image id, in the order of their annotation ids.
 
@@ -87,7 +112,7 @@ def _parsed_captions(path: Path, changed: int) -> dict[int, tuple[str, ...]]:
     return {image: tuple(captions) for image, captions in found.items()}
 
 
-def read_images(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+def read_images(path: Path | RangeFile, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield pictures `(H, W, 3)` uint8 RGB from `nsd_stimuli.hdf5`, in the order of the numbers.
 
     Raises:

@@ -8,6 +8,7 @@ all voxels is not; NIfTI.gz can only be read from its start.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -17,10 +18,16 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from bench.data.nsd import chunk_index
+from bench.data.source_files import RangeFile
 from bench.errors import BadDataError, CorruptFileError
 
 DTYPE = np.dtype("<i2")
 SCALE = 1 / 300
+GAP = 1 << 13
+"""Bytes between two wanted chunks that are read along with them rather than with a request of their own."""
+LARGEST_RANGE = 1 << 23
+"""Bytes of one request at most, so that the requests in flight stay small beside a session's betas."""
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -68,13 +75,16 @@ def read_labels(path: Path) -> np.ndarray:
     return labels
 
 
-def read_hdf5(path: Path, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> tuple[np.ndarray, int]:
+def read_hdf5(
+    file: Path | RangeFile, coordinates: np.ndarray, box: tuple[int, ...], trials: int
+) -> tuple[np.ndarray, int]:
     """Return the betas of some voxels from `betas_sessionNN.hdf5`.
 
-    Voxels are read in runs along x, each run once for all trials: never trial by trial.
+    Locally, voxels are read in runs along x, each run once for all trials: never trial by trial. From a bucket, the
+    chunks' places are looked up in the file's index and fetched by ranges.
 
     Args:
-        path: The file.
+        file: A local file, or an open file of a bucket.
         coordinates: `(V, 3)` voxel indices x, y, z on the NIfTI axes, in any order.
         box: `(X, Y, Z)` shape of the volume the coordinates were taken from.
         trials: Trials of the session in the design.
@@ -85,18 +95,52 @@ def read_hdf5(path: Path, coordinates: np.ndarray, box: tuple[int, ...], trials:
     Raises:
         CorruptFileError: If the file is truncated or has no `betas`.
         BadDataError: If type or shape of `betas` are not what NSD has.
+        UnreachableError: If ranges of a bucket's file do not come.
     """
     try:
-        with h5py.File(path, "r") as file:
-            betas = _betas_of(file, path)
-            _check_type(betas.dtype, path)
-            _check_shape(betas.shape, (trials, *box[::-1]), "(trials, z, y, x)", path)
-            return _read_runs(betas, coordinates), len(coordinates) * trials * DTYPE.itemsize
-    except (OSError, RuntimeError) as error:
-        raise CorruptFileError(f"{path} cannot be read as HDF5: {error}") from None
+        with h5py.File(file, "r") as opened:
+            betas = _betas_of(opened, file)
+            _check_type(betas.dtype, file)
+            _check_shape(betas.shape, (trials, *box[::-1]), "(trials, z, y, x)", file)
+            if isinstance(file, Path):
+                return _read_runs(betas, coordinates), len(coordinates) * trials * DTYPE.itemsize
+            index = chunk_index.index_of(betas, file) if betas.chunks == (trials, 1, 1, 1) else None
+            read = _read_runs(betas, coordinates) if index is None else _read_chunks(file, index, coordinates)
+            return read, file.bytes_read
+    except (OSError, RuntimeError, EOFError) as error:
+        raise CorruptFileError(f"{file} cannot be read as HDF5: {error}") from None
 
 
-def _betas_of(file: h5py.File, path: Path) -> h5py.Dataset:
+def _read_chunks(file: RangeFile, index: chunk_index.ChunkIndex, coordinates: np.ndarray) -> np.ndarray:
+    """Fetch the chunks of voxels, one chunk a voxel, neighbours in the file together."""
+    trials = index.chunk[0]
+    ranks = np.ravel_multi_index(tuple(coordinates.T[::-1]), index.grid[1:])
+    unique, place = np.unique(ranks, return_inverse=True)
+    offsets = chunk_index.locate(file, index, unique) if len(unique) else unique
+    rows = np.zeros((len(unique), trials), dtype=DTYPE)  # zero is what HDF5 gives for a chunk that was never written
+    written = np.flatnonzero(offsets >= 0)
+    written = written[np.argsort(offsets[written])]
+    size = trials * DTYPE.itemsize
+    groups = _groups(offsets[written], size)
+    spans = [(int(offsets[written[a]]), int(offsets[written[b - 1]] - offsets[written[a]]) + size) for a, b in groups]
+    for (a, b), (start, _), content in zip(groups, spans, file.ranges(spans), strict=True):
+        for row in written[a:b]:
+            rows[row] = np.frombuffer(content, DTYPE, trials, int(offsets[row]) - start)
+    return np.ascontiguousarray(rows[place].T)
+
+
+def _groups(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
+    """Cut ascending offsets of chunks of `size` bytes into runs that one request fetches; return (start, stop)s."""
+    groups, start = [], 0
+    for i in range(1, len(offsets) + 1):
+        last = i == len(offsets)
+        if last or offsets[i] - offsets[i - 1] - size > GAP or offsets[i] + size - offsets[start] > LARGEST_RANGE:
+            groups.append((start, i))
+            start = i
+    return groups if len(offsets) else []
+
+
+def _betas_of(file: h5py.File, path: Path | RangeFile) -> h5py.Dataset:
     """Return the dataset `betas` of a file."""
     if not isinstance(file.get("betas"), h5py.Dataset):
         raise CorruptFileError(f"{path} has no dataset 'betas'; it holds {sorted(file) or 'nothing'}")
@@ -117,21 +161,23 @@ def _read_runs(betas: h5py.Dataset, coordinates: np.ndarray) -> np.ndarray:
     return result
 
 
-def read_nifti(path: Path, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> tuple[np.ndarray, int]:
+def read_nifti(
+    file: Path | RangeFile, coordinates: np.ndarray, box: tuple[int, ...], trials: int
+) -> tuple[np.ndarray, int]:
     """Return the betas of some voxels from `betas_sessionNN.nii.gz`, decompressed as a stream.
 
     Arguments, result and errors are those of `read_hdf5`; no more than one trial's volume is ever in memory.
     """
     try:
-        with gzip.open(path) as stream:
+        with gzip.open(file if isinstance(file, Path) else io.BufferedReader(file, LARGEST_RANGE)) as stream:
             header = nibabel.Nifti1Header.from_fileobj(stream)
-            _check_header(header, (*box, trials), path)
+            _check_header(header, (*box, trials), file)
             stream.seek(int(header["vox_offset"]))
             flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
             result = _read_volumes(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
     except (OSError, EOFError, zlib.error, HeaderDataError, WrapStructError) as error:
-        raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
-    return result, path.stat().st_size
+        raise CorruptFileError(f"{file} cannot be read as NIfTI: {error}") from None
+    return result, file.stat().st_size if isinstance(file, Path) else file.bytes_read
 
 
 def _read_volumes(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: int, dtype: np.dtype) -> np.ndarray:
@@ -145,7 +191,7 @@ def _read_volumes(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: 
     return result
 
 
-def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], path: Path) -> None:
+def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], path: Path | RangeFile) -> None:
     """Compare type, shape and scaling of a betas volume with NSD's."""
     _check_type(header.get_data_dtype(), path)
     _check_shape(header.get_data_shape(), expected, "(x, y, z, trials)", path)
@@ -155,13 +201,13 @@ def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], path:
         raise BadDataError(f"{path} has scl_slope {slope}, scl_inter {intercept}; NSD's raw int16 betas have none")
 
 
-def _check_type(dtype: np.dtype, path: Path) -> None:
+def _check_type(dtype: np.dtype, path: Path | RangeFile) -> None:
     """Raise if betas are not int16."""
     if dtype.kind != "i" or dtype.itemsize != 2:
         raise BadDataError(f"{path} holds betas of {dtype}; NSD's volumes are int16 (percent signal change x 300)")
 
 
-def _check_shape(came: tuple[int, ...], expected: tuple[int, ...], axes: str, path: Path) -> None:
+def _check_shape(came: tuple[int, ...], expected: tuple[int, ...], axes: str, path: Path | RangeFile) -> None:
     """Raise if betas have another shape than mask and design ask for, and say what is likely wrong."""
     if tuple(came) == expected:
         return
