@@ -117,7 +117,7 @@ def generator_outputs(name: str) -> Iterator[tuple[str, Output]]:
     for target, values in targets.items():
         step = max(1, values[0].numel() // 256)
         yield f"generator {name} target {target}", Output(kind.version, values.flatten(1)[:, ::step].numpy(), 0.02)
-    inputs = {key: targets[spec.oracle] for key, spec in kind.inputs.items() if spec.oracle}
+    inputs = {key: targets[kind.inputs[key].oracle] for key in small_checkpoints.oracle_inputs(name)}
     if inputs:
         images = generator.render(inputs, [11, 12])
         yield f"generator {name} pictures", Output(kind.version, pooled(images), 2.0)

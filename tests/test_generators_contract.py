@@ -57,9 +57,9 @@ def encoded(generator, stimuli, count):
 
 
 @pytest.fixture(scope="module")
-def oracle(generator, encoded):
-    """The true value of every input that has an oracle."""
-    return {key: encoded[spec.oracle].float() for key, spec in generator.inputs.items() if spec.oracle}
+def oracle(name, generator, encoded):
+    """The true value of every input that has an oracle, of those that go together."""
+    return {key: encoded[generator.inputs[key].oracle].float() for key in small_checkpoints.oracle_inputs(name)}
 
 
 def select(inputs, rows):

@@ -84,6 +84,10 @@ class Found:
     folder: Path
     files: tuple[str, ...]
 
+    def safetensors(self, part: str) -> bool:
+        """Say whether the weights of a part (a folder, or the start of a file's name) are a safetensors file."""
+        return any(name.startswith(part) and name.endswith(".safetensors") for name in self.files)
+
     def tensors(self) -> list[Path]:
         """Return the paths of the files that hold weights."""
         kinds = {".safetensors", ".bin", ".pth", ".th", ".pt"}

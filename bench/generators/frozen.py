@@ -10,7 +10,7 @@ import contextlib
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -28,6 +28,67 @@ def seeded(seed: int = UNTRAINED_SEED) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def pretrained(kind: Any, folder: Path, safetensors: bool, dtype: torch.dtype, device: torch.device) -> Any:  # noqa: ANN401
+    """Return a frozen network of a diffusers or transformers class from its folder, every weight from the file.
+
+    The library's own loader is used because it knows the names that older files have; what it would only warn of (a
+    weight that is missing, unknown or of another shape, and would stay random) is refused.
+
+    Args:
+        kind: The class.
+        folder: `config.json` and the weights.
+        safetensors: Whether to read the safetensors file; otherwise a plain PyTorch file, never unpickled beyond
+            tensors.
+        dtype: Number format.
+        device: Where the network goes.
+
+    Raises:
+        CorruptFileError: If the folder cannot be read, or holds the weights of another network.
+    """
+    from diffusers import ModelMixin
+    from safetensors import SafetensorError
+
+    choices = {"use_safetensors": safetensors, "local_files_only": True, "ignore_mismatched_sizes": True}
+    if issubclass(kind, ModelMixin):
+        choices["low_cpu_mem_usage"] = False  # diffusers needs another package for it
+    try:
+        with _quiet():
+            module, info = kind.from_pretrained(folder, output_loading_info=True, **choices)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CorruptFileError(f"{folder} cannot be read as a {kind.__name__}: {reason}") from None
+    shapes = [f"{name} {tuple(came)} instead of {tuple(own)}" for name, came, own in sorted(info["mismatched_keys"])]
+    lists = {"missing": sorted(info["missing_keys"]), "unknown": sorted(info["unexpected_keys"])}
+    refuse_differences(folder, {**lists, "of another shape": shapes})
+    return frozen(module, dtype, device)
+
+
+def frozen(module: Any, dtype: torch.dtype, device: torch.device) -> Any:  # noqa: ANN401 - any library's network
+    """Return a network ready for inference on a device: no dropout, no gradients of its weights."""
+    with _quiet():  # diffusers tells of parts to keep in float32 even where there are none
+        return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and reports to themselves: what they warn of is checked here."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def module_size(modules: Sequence[torch.nn.Module]) -> WeightsSize:

@@ -4,6 +4,7 @@ A module bears its generator's name (`stable_diffusion.py` is `stable-diffusion`
 
     save(folder: pathlib.Path) -> None    writes below `folder` what `$RECONBENCH_HOME/weights` would hold
     SETTINGS: dict[str, Any]              options with which a picture takes a moment
+    INPUTS: tuple[str, ...]               inputs that go together, where not all that have an oracle do
 
 Outward dimensions are the published ones (targets, inputs, cross-attention width), inner widths and vocabularies tiny.
 """
@@ -38,6 +39,13 @@ def settings(name: str, folder: Path) -> dict[str, Any]:
     if not place.exists():
         module.save(place)
     return {"weights": str(place), **module.SETTINGS}
+
+
+def oracle_inputs(name: str) -> list[str]:
+    """Return inputs that can be rendered together, each with a target that is its truth."""
+    kind = registry.load("generator", name)
+    chosen = getattr(importlib.import_module(_module(name)), "INPUTS", None) if exists(name) else None
+    return [key for key, spec in kind.inputs.items() if spec.oracle and (chosen is None or key in chosen)]
 
 
 def _module(name: str) -> str:
