@@ -13,15 +13,19 @@ from typing import Any
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import pyarrow as pa
+from rich.console import Console
+
 from bench import strict
 from bench.board import gallery as pictures
 from bench.board.build import build, validate
+from bench.board.compare import named_pairs, print_comparison, table_pairs
 from bench.board.html import html
 from bench.board.markdown import markdown
 from bench.board.terminal import print_table
 from bench.console import console, guard, parser
-from bench.errors import CorruptFileError, MissingDataError
-from bench.record import read_records, read_samples
+from bench.errors import CorruptFileError, MissingDataError, OptionError
+from bench.record import Record, read_records, read_samples
 from bench.storage import Folder, home
 
 __all__ = ["build", "build_board", "check_board", "main", "print_table"]
@@ -44,9 +48,7 @@ def build_board(runs: Folder, out: Folder, gallery: Sequence[pictures.Item] | No
     Raises:
         CorruptFileError: If a record or its table is damaged.
     """
-    records = read_records(runs)
-    samples = {r.id: table for r in records if r.status == "ok" and (table := read_samples(runs, r)) is not None}
-    board = build(records, samples)
+    board = build(*_read(runs))
     if gallery is not None:
         out.write_json(GALLERY_FILE, pictures.gallery(gallery))
     shown = _read_gallery(out)
@@ -54,6 +56,18 @@ def build_board(runs: Folder, out: Folder, gallery: Sequence[pictures.Item] | No
     out.write_bytes(MARKDOWN_FILE, markdown(board).encode())
     out.write_bytes(PAGE_FILE, html(board, shown).encode())
     return board
+
+
+def _read(runs: Folder) -> tuple[list[Record], dict[str, pa.Table]]:
+    """Return all records of a runs folder and the per-image tables of those that have one.
+
+    Raises:
+        MissingDataError: If nothing was scored there.
+    """
+    if not runs.exists("scores"):
+        raise MissingDataError(f"no folder {runs}/scores: score something first, or name another --runs")
+    records = read_records(runs)
+    return records, {r.id: t for r in records if r.status == "ok" and (t := read_samples(runs, r)) is not None}
 
 
 def _read_gallery(out: Folder) -> dict[str, Any] | None:
@@ -79,9 +93,7 @@ def check_board(runs: Folder, out: Folder) -> dict[str, Any]:
     where = f"{out}/{JSON_FILE}"
     board: dict[str, Any] = strict.parse(out.read_bytes(JSON_FILE), where)
     validate(board, where)
-    records = read_records(runs)
-    samples = {r.id: table for r in records if r.status == "ok" and (table := read_samples(runs, r)) is not None}
-    if build(records, samples) != board:
+    if build(*_read(runs)) != board:
         raise CorruptFileError(f"{where} is not what the records of {runs} give: build it again")
     expected = {MARKDOWN_FILE: markdown(board), PAGE_FILE: html(board, _read_gallery(out))}
     for name, content in expected.items():
@@ -92,9 +104,12 @@ def check_board(runs: Folder, out: Folder) -> dict[str, Any]:
 
 def _run(argv: Sequence[str]) -> int:
     """Parse the command line, build or check, and print the ranked table."""
+    if argv and argv[0] == "compare":
+        return _compare(argv[1:])
     options = parser(
         "leaderboard",
-        "Build leaderboard.json, leaderboard.md and leaderboard.html from the records of scored runs.",
+        "Build leaderboard.json, leaderboard.md and leaderboard.html from the records of scored runs. "
+        "`leaderboard compare` tests rows against each other.",
         "python bench/leaderboard.py --runs s3://bucket/runs --out ./board",
     )
     options.add_argument("--runs", metavar="URI", help="folder with scores/ (default: $RECONBENCH_HOME/runs)")
@@ -103,11 +118,35 @@ def _run(argv: Sequence[str]) -> int:
     given = options.parse_args(argv)
     runs = Folder.at(given.runs or home() / "runs")
     out = Folder.at(given.out) if given.out else runs
-    if not runs.exists("scores"):
-        raise MissingDataError(f"no folder {runs}/scores: score something first, or name another --runs")
     board = check_board(runs, out) if given.check else build_board(runs, out)
     print_table(board)
     console().print(f"{'checked' if given.check else 'wrote'} {out}/{PAGE_FILE}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _compare(argv: Sequence[str]) -> int:
+    """Parse, and print paired tests of two rows or of all pairs of the tables."""
+    options = parser(
+        "leaderboard compare",
+        "Paired tests between two rows, or between all systems of a table: difference, bootstrap interval, sign-flip "
+        "permutation test over images, Holm's correction over all metrics and pairs.",
+        "reconbench leaderboard compare tiny-ridge tiny-knn --runs .reconbench/runs/demo",
+    )
+    options.add_argument("rows", nargs="*", metavar="ROW", help="two rows, by name or record id")
+    options.add_argument("--all", action="store_true", help="every pair of systems of every ranked table")
+    options.add_argument("--table", metavar="ID", help="with --all: only the table of this id in leaderboard.json")
+    options.add_argument("--runs", metavar="URI", help="folder with scores/ (default: $RECONBENCH_HOME/runs)")
+    given = options.parse_args(argv)
+    if len(given.rows) != (0 if given.all else 2) or (given.table and not given.all):
+        raise OptionError("compare takes two rows, or --all (with --table ID for one table)")
+    runs = Folder.at(given.runs or home() / "runs")
+    records, samples = _read(runs)
+    families = (
+        table_pairs(records, given.table) if given.all else [[pair] for pair in named_pairs(records, *given.rows)]
+    )
+    screen = Console(highlight=False)  # standard output: the tests are the result
+    for pairs in families:
+        print_comparison(pairs, samples, screen)
     return 0
 
 

@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 SCHEMA = "reconbench/record"
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "1.1.0"
 SCORES = "scores"
 RECORD_FILE, SAMPLES_FILE, EVENTS_FILE = "record.json", "samples.parquet", "events.jsonl"
 KEY_COLUMNS = {
@@ -136,6 +136,11 @@ class Record:
     samples: SampleFile | None = None
     schema: str = SCHEMA
     schema_version: str = SCHEMA_VERSION
+
+    @property
+    def excluded(self) -> bool:
+        """Whether a finding of the leakage audit keeps the row out of the ranking."""
+        return any(finding.excludes for finding in self.leakage)
 
 
 def validate(value: Mapping[str, Any], where: str) -> Record:

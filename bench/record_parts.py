@@ -148,11 +148,19 @@ class LatentScore:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of the leakage audit: which check, what it found, and the numbers behind it."""
+    """One finding of the leakage audit.
+
+    Args:
+        name: Which check.
+        finding: What it found, in words.
+        evidence: The numbers behind it.
+        excludes: Whether the row loses its rank; otherwise the finding is a note that readers should know.
+    """
 
     name: str
     finding: str
     evidence: Mapping[str, Any]
+    excludes: bool = True
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from bench.storage import Folder
 from bench.workspace import Data, tested_digest
 from eval.networks import weights as network_weights
 from eval.protocols.base import Protocol, find
-from eval.statistics import bootstrap_over_subjects
+from eval.statistics_crossed import bootstrap_over_subjects, grid
 from eval.suite import MetricResult, Scores
 
 
@@ -99,7 +99,7 @@ class Scored:
 def score_link(row: Row, task: Task) -> Link:
     """Return a score's content address and what it is made of."""
     description = {
-        "score": 1,
+        "score": 2,
         "protocol": [task.protocol, task.chosen.version],
         "weights": task.digests(),
         "images": {str(subject): images.id for subject, images in row.images.items()},
@@ -157,12 +157,13 @@ def _value(metric: MetricResult) -> MetricValue:
 def _over_subjects(done: Mapping[int, Scored], seed: int) -> dict[str, MetricValue]:
     """Return each metric over subjects: the mean of the subjects' values."""
     values = {}
-    for metric in next(iter(done.values())).scores.metrics:
+    of = [done[subject] for subject in sorted(done)]
+    for metric in of[0].scores.metrics:
         if metric.value is None:
             values[metric.name] = _value(metric)
             continue
-        tables = [done[subject].scores.per_image[metric.name] for subject in sorted(done)]
-        estimate = bootstrap_over_subjects(tables, seed=seed)
+        laid = grid([each.scores.per_image[metric.name] for each in of], [each.stimuli for each in of])
+        estimate = bootstrap_over_subjects(laid, seed=seed)
         interval = (estimate.low, estimate.high)
         error = None if np.isnan(estimate.standard_error) else estimate.standard_error
         values[metric.name] = MetricValue(estimate.value, estimate.n, error, interval, metric.higher_is_better)

@@ -1,13 +1,14 @@
-"""Uncertainty and ranking: bootstrap over images, paired differences, Borda ranks with intervals, chance.
+"""Uncertainty of one subject's scores, chance, and scores relative to floor and ceiling.
 
-Everything is seeded and vectorised: a resample is a row of counts, and all its means are one matrix product.
+Everything is seeded and vectorised: a resample is a row of counts, and all its means are one matrix product. What
+spans several subjects stands in `statistics_crossed`, tests in `statistics_paired`, ranks in `statistics_ranking`.
 
-Shape legend: N images, M metrics, B resamples, R rows of a board.
+Shape legend: N images, M metrics, B resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,25 +39,6 @@ class Estimate:
     n: int
 
 
-@dataclass(frozen=True)
-class Rank:
-    """Where a row stands.
-
-    Attributes:
-        row: Its name.
-        points: Borda points, the mean over metrics of the number of rows beaten (ties one half).
-        rank: 1 is best. Rows whose interval overlaps that of the best row of their group share its rank.
-        low: Best rank of the bootstrap interval.
-        high: Worst rank of the bootstrap interval.
-    """
-
-    row: str
-    points: float
-    rank: int
-    low: int
-    high: int
-
-
 def resampled_means(values: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
     """Means over images drawn with replacement; the same draws for all columns.
 
@@ -68,7 +50,7 @@ def resampled_means(values: Array, resamples: int = RESAMPLES, seed: int = 0) ->
     Returns:
         `(B, M)`.
     """
-    return _counts(np.random.default_rng(seed), resamples, len(values)) @ values / len(values)
+    return counts(np.random.default_rng(seed), resamples, len(values)) @ values / len(values)
 
 
 def bootstrap(values: Array, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Estimate:
@@ -85,94 +67,10 @@ def bootstrap(values: Array, resamples: int = RESAMPLES, level: float = LEVEL, s
     """
     _check_values(values)
     means = resampled_means(values[:, None], resamples, seed)[:, 0]
-    low, high = np.quantile(means, _tails(level))
+    low, high = np.quantile(means, tails(level))
     n = len(values)
     error = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     return Estimate(float(values.mean()), error, float(low), float(high), n)
-
-
-def bootstrap_over_subjects(
-    subjects: Sequence[Array], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
-) -> Estimate:
-    """Estimate the mean over subjects of means over images; images are drawn anew within each subject.
-
-    The interval is about these subjects seeing other images. It says nothing about other subjects: there are too few.
-
-    Args:
-        subjects: For each subject `(N_s,)` values, one an image.
-        resamples: Number of bootstrap samples.
-        level: Coverage of the interval.
-        seed: Of the draws.
-
-    Returns:
-        The estimate; its standard error is that of a mean of independent means, its n counts all images.
-
-    Raises:
-        ValueError: If there are no subjects, no values, or one is NaN.
-    """
-    if not subjects:
-        raise ValueError("no subjects to average over")
-    alone = [bootstrap(values, resamples, level, seed + number) for number, values in enumerate(subjects)]
-    drawn = [resampled_means(v[:, None], resamples, seed + number)[:, 0] for number, v in enumerate(subjects)]
-    low, high = np.quantile(np.mean(drawn, axis=0), _tails(level))
-    error = float(np.sqrt(np.sum([e.standard_error**2 for e in alone])) / len(subjects))
-    value = float(np.mean([e.value for e in alone]))
-    return Estimate(value, error, float(low), float(high), sum(e.n for e in alone))
-
-
-def bootstrap_difference(
-    first: Array, second: Array, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
-) -> Estimate:
-    """Estimate the mean of `first - second`, paired by image: both sides of a pair are drawn together.
-
-    Args:
-        first: `(N,)` values of one row.
-        second: `(N,)` values of another row on the same images in the same order.
-        resamples: Number of bootstrap samples.
-        level: Coverage of the interval.
-        seed: Of the draws.
-
-    Raises:
-        ValueError: If the numbers of images differ, there are none, or a value is NaN.
-    """
-    if first.shape != second.shape:
-        raise ValueError(f"paired values need the same images: got shapes {first.shape} and {second.shape}")
-    return bootstrap(first - second, resamples, level, seed)
-
-
-def borda(
-    tables: Mapping[str, Sequence[Array]],
-    higher_is_better: Sequence[bool],
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> list[Rank]:
-    """Rank rows by Borda count over metrics, with intervals from a joint bootstrap over subjects and images.
-
-    A row's value of a metric is the mean over subjects of the mean over images. Each resample draws subjects, and
-    for each drawn subject images, with replacement, the same for all rows: rows are compared on the same pictures.
-
-    Args:
-        tables: For each row one `(N_s, M)` array a subject; subjects and images in the same order in all rows.
-        higher_is_better: For each of the M metrics.
-        resamples: Number of bootstrap samples.
-        level: Coverage of the rank intervals.
-        seed: Of the draws.
-
-    Returns:
-        The rows, best first.
-
-    Raises:
-        ValueError: If there are no rows, shapes differ between rows, or a value is NaN.
-    """
-    _check_tables(tables, len(higher_is_better))
-    signs = np.where(higher_is_better, 1.0, -1.0)
-    # From here on higher is better in every column.
-    subjects = [np.stack(columns, axis=1) * signs for columns in zip(*tables.values(), strict=True)]  # (N_s, R, M)
-    points = _borda_points(np.mean([table.mean(0) for table in subjects], axis=0)[None])[0]
-    drawn = _ranks(_borda_points(_hierarchical_means(subjects, resamples, np.random.default_rng(seed))))
-    low, high = np.quantile(drawn, _tails(level), axis=0, method="nearest").astype(int)
-    return _group(list(tables), points, low, high)
 
 
 def expected_chance(
@@ -222,12 +120,13 @@ def normalise(score: Array, floor: Array, ceiling: Array) -> Array:
     return (score - np.asarray(floor, np.float64)) / np.where(span == 0, np.nan, span)
 
 
-def _counts(rng: np.random.Generator, resamples: int, n: int) -> Array:
+def counts(rng: np.random.Generator, resamples: int, n: int) -> Array:
     """How often each of n things is drawn in each of the resamples, `(B, n)`."""
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 
-def _tails(level: float) -> tuple[float, float]:
+def tails(level: float) -> tuple[float, float]:
+    """The two quantiles that bound an interval of this coverage."""
     return (1 - level) / 2, (1 + level) / 2
 
 
@@ -236,60 +135,3 @@ def _check_values(values: Array) -> None:
         raise ValueError(f"expected one value an image, (N,) with N >= 1; got shape {values.shape}")
     if np.isnan(values).any():
         raise ValueError(f"value of image {int(np.isnan(values).argmax())} is NaN: leave metrics without a value out")
-
-
-def _check_tables(tables: Mapping[str, Sequence[Array]], metrics: int) -> None:
-    if not tables:
-        raise ValueError("nothing to rank: no rows")
-    first_name, first = next(iter(tables.items()))
-    expected = [table.shape for table in first]
-    for row, subjects in tables.items():
-        shapes = [table.shape for table in subjects]
-        if not shapes or shapes != expected or any(len(s) != 2 or s[0] == 0 or s[1] != metrics for s in shapes):
-            raise ValueError(
-                f"row {row!r} has tables {shapes}, row {first_name!r} {expected}: ranking needs the same subjects and "
-                f"images in all rows and {metrics} metrics"
-            )
-        if any(np.isnan(table).any() for table in subjects):
-            raise ValueError(f"row {row!r} has NaN values: rank over metrics that all rows have")
-
-
-def _hierarchical_means(subjects: Sequence[Array], resamples: int, rng: np.random.Generator) -> Array:
-    """`(B, R, M)` means over drawn subjects of means over drawn images; `subjects` holds `(N_s, R, M)` arrays."""
-    means = np.zeros((resamples, *subjects[0].shape[1:]))
-    drawn = rng.integers(len(subjects), size=(resamples, len(subjects)))
-    # Slot by slot: a subject drawn twice gets other images the second time, as the hierarchical bootstrap asks.
-    for slot in drawn.T:
-        for number, table in enumerate(subjects):
-            here = np.flatnonzero(slot == number)
-            counts = _counts(rng, len(here), len(table))
-            means[here] += np.tensordot(counts, table, axes=1) / len(table)
-    return means / len(subjects)
-
-
-def _borda_points(values: Array) -> Array:
-    """`(B, R)` points from `(B, R, M)` values, higher better: rows beaten, ties one half, mean over metrics."""
-    points = np.zeros(values.shape[:2])
-    for row in range(values.shape[1]):
-        own = values[:, row : row + 1]
-        wins = (own > values).sum(1) + 0.5 * ((own == values).sum(1) - 1)
-        points[:, row] = wins.mean(1)
-    return points
-
-
-def _ranks(points: Array) -> Array:
-    """`(B, R)` ranks, 1 + the number of rows with more points."""
-    # Points are multiples of 1 / (2 M); the margin keeps rounding from breaking ties.
-    return 1 + (points[:, None, :] > points[:, :, None] + 1e-9).sum(2)
-
-
-def _group(rows: list[str], points: Array, low: Array, high: Array) -> list[Rank]:
-    """Order rows by points and let rows that overlap the best of their group share its rank."""
-    ranks: list[Rank] = []
-    # Overlap is not transitive, so each row is compared with the first of its group, never with its neighbour.
-    leader_high, leader_rank = -1, 0
-    for place, index in enumerate(np.argsort(-points, kind="stable"), start=1):
-        if low[index] > leader_high:
-            leader_high, leader_rank = int(high[index]), place
-        ranks.append(Rank(rows[index], float(points[index]), leader_rank, int(low[index]), int(high[index])))
-    return ranks

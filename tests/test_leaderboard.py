@@ -1,6 +1,7 @@
 """The leaderboard's JSON: tables, ranks, exclusions; a pure function of the records."""
 
 import dataclasses
+import itertools
 import json
 import random
 
@@ -15,6 +16,9 @@ from bench.errors import BadDataError, CorruptFileError
 from bench.identity import canonical_json
 from bench.record import Column, Failure, Finding, MetricValue, ModelSize
 from eval import statistics
+from eval.statistics_crossed import contributions
+from eval.statistics_paired import holm, sign_flip
+from eval.statistics_ranking import borda
 
 
 def board_of(pairs):
@@ -112,10 +116,10 @@ def test_ranks_are_those_of_the_values_the_records_were_made_of():
     pairs = [scored(name, values) for name, values in made.items()]
     (table,) = board_of(pairs)["tables"]
     rows = {
-        record.id: [np.stack([made[record.name][c.name][subject] for c in COLUMNS], axis=1) for subject in range(2)]
+        record.id: np.stack([made[record.name][c.name] for c in COLUMNS])
         for record, _ in sorted(pairs, key=lambda pair: pair[0].id)
     }
-    expected = statistics.borda(rows, [column.higher_is_better for column in COLUMNS], seed=ranking.SEED)
+    expected = borda(rows, [column.higher_is_better for column in COLUMNS], seed=ranking.SEED)
     assert [(row["record_id"], row["rank"], row["rank_interval"]) for row in table["rows"]] == [
         (rank.row, rank.rank, [rank.low, rank.high]) for rank in expected
     ]
@@ -138,7 +142,45 @@ def test_differences_against_a_slow_bootstrap(pairs):
             assert entry["difference"] == pytest.approx(delta[place].mean(), abs=1e-9)
             assert entry["interval"] == pytest.approx(ends[:, place].tolist(), abs=1e-9)
             assert (entry["n"], entry["better"]) == (20, True)
+            assert entry["p_value"] == pytest.approx(1e-4)
+            assert entry["p_adjusted"] == pytest.approx(10e-4)  # two floors of five metrics
             assert (entry["difference"] > 0) == COLUMNS[place].higher_is_better
+
+
+def test_pairs_of_systems_are_tested_as_one_family(pairs):
+    (table,) = board_of(pairs)["tables"]
+    by_id = {record.id: samples for record, samples in pairs}
+    ranked = [row["record_id"] for row in table["rows"] if row["role"] == "system"]
+    entries = table["pairs"]
+    assert [(e["first"], e["second"]) for e in entries[::5]] == [(ranked[0], ranked[1]), (ranked[0], ranked[2]), (
+        ranked[1], ranked[2])]  # fmt: skip
+    deltas = []
+    for entry in entries:
+        first, second = (by_id[entry[side]][entry["metric"]].to_numpy().reshape(2, 20) for side in ("first", "second"))
+        deltas.append(first - second)
+        assert entry["difference"] == pytest.approx(deltas[-1].mean(), abs=1e-9)
+    p = sign_flip(np.array(deltas).mean(axis=1), seed=ranking.SEED)
+    assert [entry["p_value"] for entry in entries] == pytest.approx(p)
+    assert [entry["p_adjusted"] for entry in entries] == pytest.approx(holm(p))
+    ends = np.percentile(slow_resamples(np.array(deltas)), [2.5, 97.5], axis=0)
+    assert [entry["interval"] for entry in entries] == pytest.approx(ends.T, abs=1e-9)
+    assert {entry["better"] for entry in entries} == {ranked[0], ranked[1]}
+
+
+def test_what_the_test_does_not_show_is_not_claimed():
+    """Five images, all won: the interval excludes zero, but five coin flips cannot reach .05."""
+    few = [scored(n, {c.name: v[:, :5] for c, v in zip(COLUMNS, draw(q, seed=i).values(), strict=True)})
+           for i, (n, q) in enumerate((("a", 0.9), ("b", 0.1)))]  # fmt: skip
+    (table,) = board_of(few)["tables"]
+    assert all(e["interval"][0] > 0 for e in table["pairs"] if e["metric"] != "distance")
+    assert {e["p_value"] for e in table["pairs"]} == {2 / 32}
+    assert {e["better"] for e in table["pairs"]} == {None}
+
+
+def test_large_tables_test_neighbours_in_rank():
+    (table,) = board_of([scored(f"s{i}", draw(0.1 * i, seed=i)) for i in range(7)])["tables"]
+    ranked = [row["record_id"] for row in table["rows"]]
+    assert [(e["first"], e["second"]) for e in table["pairs"][::5]] == list(itertools.pairwise(ranked))
 
 
 def test_a_system_no_better_than_a_floor_is_not_called_better():
@@ -230,6 +272,14 @@ def test_leaky_rows_are_shown_but_do_not_compete(pairs):
     assert (entry["kind"], entry["reason"]) == ("leaky", "overlap: 3 test images were trained on")
 
 
+def test_notes_of_the_audit_cost_no_rank(pairs):
+    note = Finding("generator-training-sets", "its generator has seen the test images", {}, excludes=False)
+    board = board_of([*pairs, scored("noted", draw(0.99), leakage=(note,))])
+    (row, *_) = board["tables"][0]["rows"]
+    assert (row["name"], row["rank"], row["role"], row["leakage"][0]["excludes"]) == ("noted", 1, "system", False)
+    assert board["excluded"] == []
+
+
 def test_failed_records_are_excluded_with_their_reason(pairs):
     record, _ = scored("braid", draw(0.5))
     error = Failure("BadDataError", "the mask has no voxels", "prepare")
@@ -268,12 +318,11 @@ def test_images_that_some_subjects_lack_leave_their_mean_alone():
     """Subject 2 lacks the last image; its mean is over the images it has."""
     record, samples = scored("a", draw(0.5))
     (short,) = [samples.slice(0, 39)]
-    values = ranking._values([record], ["pixcorr"], {record.id: short})
+    values = ranking.values_of([record], ["pixcorr"], {record.id: short})
     assert np.isnan(values[0, 0, 1, 19])
-    got = ranking._means(values[0], np.ones((1, 2)), np.ones((1, 20)))[0, 0]
+    got = contributions(values[0, 0]).sum()
     raw = samples["pixcorr"].to_numpy().reshape(2, 20)
     assert got == pytest.approx((raw[0].mean() + raw[1, :19].mean()) / 2, abs=1e-9)
-    assert [table.shape for table in ranking._by_subject(values[0])] == [(20, 1), (19, 1)]
 
 
 def test_no_records_make_an_empty_board_beside_what_papers_say():

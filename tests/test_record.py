@@ -104,7 +104,7 @@ def test_fields_of_dataclasses_and_schema_are_the_same():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema_version",), "2.0.0", "'1.0.0' was expected"),
+        (("schema_version",), "2.0.0", "'1.1.0' was expected"),
         (("surprise",), 1, "'surprise' was unexpected"),
         (("kind",), "winner", "'winner' is not one of"),
         (("control",), "oracle", "control"),

@@ -11,23 +11,23 @@ from typing import Any
 import pyarrow as pa
 
 from bench import strict
-from bench.board import papers
+from bench.board import comparisons, papers
 from bench.board.groups import Excluded, Group, group
 from bench.board.published.load import published
-from bench.board.ranking import SEED, Standing, differences, standings
+from bench.board.ranking import SEED, Standing, standings
 from bench.board.rows import row
 from bench.identity import digest, plain
 from bench.record import Record
 from eval.statistics import LEVEL, RESAMPLES
 
 SCHEMA = "reconbench/leaderboard"
-SCHEMA_VERSION = "1.1.0"
+SCHEMA_VERSION = "1.2.0"
 UNTRAINED = "Untrained networks: numbers say nothing about quality; shown to exercise the pipeline."
 RULE = (
     "Borda count over the ranked metrics of the protocol: in each metric a system gets one point for every system it "
     "beats and half a point for a tie; the points are averaged over metrics. Rank intervals come from a bootstrap over "
-    "subjects and images; systems whose interval overlaps that of the best of their group share its rank. Retrieval "
-    "and costs never count."
+    "subjects and images, images drawn once for all subjects; systems whose interval overlaps that of the best of "
+    "their group share its rank. Retrieval and costs never count."
 )
 
 
@@ -47,7 +47,8 @@ def build(records: Sequence[Record], samples: Mapping[str, pa.Table]) -> dict[st
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "records": {"count": len(records), "digest": digest(sorted(record.id for record in records))},
-        "rule": {"text": RULE, "method": "borda", "resamples": RESAMPLES, "seed": SEED, "level": LEVEL},
+        "rule": {"text": RULE, "method": "borda", "resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
+        | {"comparisons": comparisons.rule()},
         "tables": [_table(members, samples) for members in groups],
         "excluded": [_excluded(entry) for entry in excluded],
         "published": papers.section(published()),
@@ -83,7 +84,8 @@ def _table(members: Group, samples: Mapping[str, pa.Table]) -> dict[str, Any]:
         "division": members.key["division"],
         "subjects": list(members.key["subjects"]),
         "rows": rows,
-        "comparisons": differences(systems[0], members.controls, samples) if places else [],
+        "comparisons": comparisons.against_floors(systems[0], members.controls, samples) if places else [],
+        "pairs": comparisons.between(systems, samples) if places else [],
     }
 
 
@@ -110,5 +112,5 @@ def _excluded(entry: Excluded) -> dict[str, Any]:
         "protocol": record.protocol.name,
         "kind": entry.kind,
         "reason": entry.reason,
-        "evidence": plain(record.leakage) if entry.kind == "leaky" else [],
+        "evidence": plain([f for f in record.leakage if f.excludes]) if entry.kind == "leaky" else [],
     }

@@ -33,7 +33,7 @@ class Group:
     Args:
         key: What they have in common, as JSON data.
         systems: Rows that compete, in no particular order but always the same.
-        leaky: Systems with findings of the leakage audit: shown, not ranked.
+        leaky: Systems that a finding of the leakage audit excludes: shown, not ranked.
         controls: Ceilings first, then floors.
     """
 
@@ -102,8 +102,8 @@ def _failure(record: Record) -> str:
 
 
 def _finding(record: Record) -> list[str]:
-    """Return the findings of the leakage audit, one line each."""
-    return [f"{found.name}: {found.finding}" for found in record.leakage]
+    """Return the findings of the leakage audit that cost a row its rank, one line each."""
+    return [f"{found.name}: {found.finding}" for found in record.leakage if found.excludes]
 
 
 def _by(records: Sequence[Record], key: Any) -> list[list[Record]]:  # noqa: ANN401 - a function of a record
@@ -147,8 +147,8 @@ def _tables(members: Sequence[Record]) -> list[Group]:
         replace(
             empty,
             key=dict(empty.key) | {"division": division},
-            systems=tuple(r for r in systems if r.division == division and not r.leakage),
-            leaky=tuple(r for r in systems if r.division == division and r.leakage),
+            systems=tuple(r for r in systems if r.division == division and not r.excluded),
+            leaky=tuple(r for r in systems if r.division == division and r.excluded),
         )
         for division in divisions
     ]

@@ -23,6 +23,7 @@ def markdown(board: Mapping[str, Any]) -> str:
         f"Values are means over subjects; ± is half of the bootstrap {rule['level']:.0%} interval. Arrows point to the "
         "better side. Floors and ceilings do not compete. "
         f"{text.escaped(rule['text'])} ({rule['resamples']} resamples, seed {rule['seed']}.)",
+        text.escaped(rule["comparisons"]["text"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -35,7 +36,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     parts = [f"## {text.escaped(table['heading'])}", f"{text.escaped(text.summary(table))}.", grid(head, rows)]
     for system, control, entries in text.verdicts(table):
         parts += [_comparison(system, control, entries, columns)]
-    return parts
+    return [*parts, *_pairs(table, columns)]
 
 
 def _row(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -64,9 +65,30 @@ def _comparison(
     for entry in entries:
         low, high = entry["interval"]
         verdict = "better" if entry["better"] else "not shown to be better"
-        rows.append([labels[entry["metric"]], f"{entry['difference']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", verdict])
+        chance = text.escaped(text.p_value(entry["p_adjusted"]))
+        numbers = [f"{entry['difference']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", chance]
+        rows.append([labels[entry["metric"]], *numbers, verdict])
     title = f"Paired differences, **{text.escaped(system)}** minus *{text.escaped(control)}*:"
-    return f"{title}\n\n{grid(['metric', 'difference', 'interval', 'verdict'], rows)}"
+    return f"{title}\n\n{grid(['metric', 'difference', 'interval', 'p (Holm)', 'verdict'], rows)}"
+
+
+def _pairs(table: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tests between systems: first minus second with Holm's p; bold where a difference is shown."""
+    rows = []
+    for first, second, entries in text.pairs(table):
+        own = {entry["metric"]: entry for entry in entries}
+        cells = [_tested(own[column["name"]]) if column["name"] in own else "" for column in columns]
+        rows.append([f"{text.escaped(first)} − {text.escaped(second)}", *cells])  # noqa: RUF001 - a minus sign
+    if not rows:
+        return []
+    title = "Paired tests between systems, first minus second (p by Holm over the whole list):"
+    return [title, grid(["pair", *(text.heading(column) for column in columns)], rows)]
+
+
+def _tested(entry: Mapping[str, Any]) -> str:
+    """Return one tested difference."""
+    shown = f"{entry['difference']:+.3f} (p {text.escaped(text.p_value(entry['p_adjusted']))})"
+    return f"**{shown}**" if entry["better"] else shown
 
 
 def _excluded(entries: Iterable[Mapping[str, Any]]) -> str:

@@ -48,7 +48,7 @@ def _role(record: Record) -> str:
     """Return what a row is on the board: `system`, `leaky`, `ceiling` or `floor`."""
     if record.kind == "control":
         return "ceiling" if record.control in CEILINGS else "floor"
-    return "leaky" if record.leakage else "system"
+    return "leaky" if record.excluded else "system"
 
 
 def _metrics(record: Record, table: Group) -> dict[str, Any]:

@@ -32,9 +32,12 @@ def print_table(board: Mapping[str, Any], console: Console | None = None) -> Non
         for system, control, entries in text.verdicts(table):
             better = sum(entry["better"] for entry in entries)
             line = (
-                f"{system} is better than {control} on {better} of {len(entries)} metrics (95 % interval beyond zero)"
+                f"{system} is better than {control} on {better} of {len(entries)} metrics (95 % interval beyond zero, "
+                "corrected p at most .05)"
             )
             screen.print(Text(line), soft_wrap=True)
+        for each in text.pairs(table):
+            screen.print(Text(text.verdict(*each)), soft_wrap=True)
     for entry in board["excluded"]:
         screen.print(
             Text(f"not competing: {entry['name']} ({entry['kind']}): {entry['reason']}", style="yellow"), soft_wrap=True

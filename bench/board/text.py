@@ -31,6 +31,11 @@ def rank(row: Mapping[str, Any]) -> str:
     return str(row["rank"]) if low == high else f"{row['rank']} ({low}-{high})"
 
 
+def p_value(value: float) -> str:
+    """Return a p-value: three digits, or what it lies below."""
+    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
 def heading(column: Mapping[str, Any]) -> str:
     """Return a metric's heading with an arrow to its better side."""
     return f"{column['label']} {'↑' if column['higher_is_better'] else '↓'}"
@@ -76,3 +81,20 @@ def verdicts(table: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str,
     for entry in table["comparisons"]:
         found.setdefault((entry["system"], entry["control"]), []).append(entry)
     return [(names[system], names[control], entries) for (system, control), entries in found.items()]
+
+
+def pairs(table: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Return the pairs of systems that were tested: their names, one entry a metric."""
+    names = {row["record_id"]: row["name"] for row in table["rows"]}
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in table["pairs"]:
+        found.setdefault((entry["first"], entry["second"]), []).append(entry)
+    return [(names[first], names[second], entries) for (first, second), entries in found.items()]
+
+
+def verdict(first: str, second: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words on how many metrics either of two systems is better."""
+    ahead = sum(entry["better"] == entry["first"] for entry in entries)
+    behind = sum(entry["better"] == entry["second"] for entry in entries)
+    rest = len(entries) - ahead - behind
+    return f"{first} against {second}: better on {ahead}, worse on {behind}, no difference shown on {rest} metrics"
