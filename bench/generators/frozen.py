@@ -54,7 +54,7 @@ def pretrained(kind: Any, folder: Path, safetensors: bool, dtype: torch.dtype, d
     if issubclass(kind, ModelMixin):
         choices["low_cpu_mem_usage"] = False  # diffusers needs another package for it
     try:
-        with _quiet():
+        with quiet():
             module, info = kind.from_pretrained(folder, output_loading_info=True, **choices)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -67,12 +67,12 @@ def pretrained(kind: Any, folder: Path, safetensors: bool, dtype: torch.dtype, d
 
 def frozen(module: Any, dtype: torch.dtype, device: torch.device) -> Any:  # noqa: ANN401 - any library's network
     """Return a network ready for inference on a device: no dropout, no gradients of its weights."""
-    with _quiet():  # diffusers tells of parts to keep in float32 even where there are none
+    with quiet():  # diffusers tells of parts to keep in float32 even where there are none
         return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and reports to themselves: what they warn of is checked here."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

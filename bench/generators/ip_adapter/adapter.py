@@ -1,0 +1,217 @@
+"""IP-Adapter-Plus for Stable Diffusion v1: CLIP ViT-H/14, the resampler to 16 tokens, and the UNet's image attention.
+
+The published file holds the resampler under `image_proj` and, under `ip_adapter`, two matrices for each of the UNet's
+cross-attentions, numbered 1, 3, 5 ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.errors import CorruptFileError
+from bench.generators.checkpoints import Checkpoint, Found
+from bench.generators.frozen import frozen, pretrained, quiet, read_state, refuse_differences, seeded
+from bench.generators.stable_diffusion.networks import WIDTH, Networks
+
+TOKENS = 16
+IMAGE_SIZE = 224
+DIM, DEPTH, FEED_FORWARD = 768, 4, 4
+"""The published resampler's inner width, its layers, and how much wider their hidden layer is."""
+HEAD = 64
+
+CHECKPOINT = Checkpoint(
+    name="ip-adapter",
+    files=(
+        "models/ip-adapter-plus_sd15.safetensors|models/ip-adapter-plus_sd15.bin",
+        "models/image_encoder/config.json",
+        "models/image_encoder/model.safetensors|models/image_encoder/pytorch_model.bin",
+    ),
+    licence="Apache-2.0",
+    terms="Free to use and pass on with its notice; its image encoder is OpenCLIP's ViT-H/14 (MIT).",
+    repository="h94/IP-Adapter",
+)
+_ADAPTER = "models/ip-adapter-plus_sd15"
+_ENCODER = "models/image_encoder"
+_EMBEDDING = 1280
+_VIT_H = {
+    "hidden_size": _EMBEDDING,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": IMAGE_SIZE,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+
+State = dict[str, dict[str, torch.Tensor]]
+"""The adapter's weights: `image_proj` and `ip_adapter`, each by name."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What makes image tokens.
+
+    Attributes:
+        encoder: `CLIPVisionModelWithProjection`.
+        resampler: `IPAdapterPlusImageProjection`.
+    """
+
+    encoder: Any
+    resampler: Any
+
+    def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return image tokens `(B, 16, 768)` float32 of normalised pixels `(B, 3, 224, 224)`.
+
+        They are made from the encoder's last but one hidden states; a picture of zeros gives the unconditional ones.
+        """
+        pixels = pixels.to(self.encoder.device, self.encoder.dtype)
+        states = self.encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        made: torch.Tensor = self.resampler(states)
+        return made.float()
+
+
+def load(found: Found, networks: Networks, scale: float) -> Adapter:
+    """Load the published adapter into a UNet.
+
+    Args:
+        found: The checkpoint's files.
+        networks: Stable Diffusion; its UNet gets the image attention.
+        scale: Weight of the image attention.
+
+    Raises:
+        CorruptFileError: If a file cannot be read, or is not IP-Adapter-Plus for Stable Diffusion v1.
+    """
+    from transformers import CLIPVisionModelWithProjection
+
+    safetensors, folder = found.safetensors(f"{_ENCODER}/"), found.folder / _ENCODER
+    dtype, device = networks.unet.dtype, networks.device
+    encoder = pretrained(CLIPVisionModelWithProjection, folder, safetensors, dtype, device)
+    name = next(each for each in found.files if each.startswith(_ADAPTER))
+    state = _nested(read_state(found.folder / name))
+    if "latents" not in state["image_proj"]:
+        raise CorruptFileError(f"{found.folder / name} is not an IP-Adapter-Plus: image_proj has no 'latents'")
+    expected = shapes(networks.unet, encoder.config.hidden_size, int(state["image_proj"]["latents"].shape[-1]))
+    _refuse_other_shapes(found, name, state, expected)
+    return _joined(networks, encoder, state, scale)
+
+
+def untrained(networks: Networks, scale: float) -> Adapter:
+    """Return an adapter of the published size with seeded random weights, put into a UNet; see `load`."""
+    with seeded():
+        encoder = build_encoder()
+        state = random_state(shapes(networks.unet, _EMBEDDING, DIM))
+    return _joined(networks, frozen(encoder, networks.unet.dtype, networks.device), state, scale)
+
+
+def build_encoder() -> Any:  # noqa: ANN401 - a transformers network
+    """Return CLIP ViT-H/14's image tower at its published size, freshly initialised on the default device."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**_VIT_H))
+
+
+def shapes(unet: nn.Module, embedding: int, dim: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the names and shapes of the published file.
+
+    Args:
+        unet: The UNet whose cross-attentions get image attention.
+        embedding: Width of the image encoder's hidden states.
+        dim: The resampler's inner width, a multiple of 64.
+    """
+    # Attention is as wide as the resampler: its number of heads is that width over 64.
+    proj: dict[str, tuple[int, ...]] = {"latents": (1, TOKENS, dim)}
+    proj |= {"proj_in.weight": (dim, embedding), "proj_in.bias": (dim,)}
+    proj |= {"proj_out.weight": (WIDTH, dim), "proj_out.bias": (WIDTH,)}
+    proj |= {"norm_out.weight": (WIDTH,), "norm_out.bias": (WIDTH,)}
+    for layer in range(DEPTH):
+        attention, feed = f"layers.{layer}.0", f"layers.{layer}.1"
+        norms = (f"{attention}.norm1", f"{attention}.norm2", f"{feed}.0")
+        proj |= {f"{norm}.{kind}": (dim,) for norm in norms for kind in ("weight", "bias")}
+        proj |= {f"{attention}.to_q.weight": (dim, dim), f"{attention}.to_kv.weight": (2 * dim, dim)}
+        proj |= {f"{attention}.to_out.weight": (dim, dim)}
+        proj |= {f"{feed}.1.weight": (FEED_FORWARD * dim, dim), f"{feed}.3.weight": (dim, FEED_FORWARD * dim)}
+    matrices: dict[str, tuple[int, ...]] = {}
+    for place, width in enumerate(_cross_attention_widths(unet)):
+        number = 2 * place + 1  # even numbers are the self-attentions, which have no weights of their own
+        matrices |= {f"{number}.to_{kind}_ip.weight": (width, WIDTH) for kind in ("k", "v")}
+    return {"image_proj": proj, "ip_adapter": matrices}
+
+
+def random_state(expected: Mapping[str, Mapping[str, tuple[int, ...]]]) -> State:
+    """Return random weights of given shapes: neutral norms, no biases, matrices that keep their input's variance."""
+    return {part: {name: _random(name, shape) for name, shape in names.items()} for part, names in expected.items()}
+
+
+def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    if len(shape) > 1:
+        return torch.randn(shape) * shape[-1] ** -0.5
+    return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+
+
+def _cross_attention_widths(unet: Any) -> list[int]:  # noqa: ANN401 - a diffusers UNet
+    """Return the widths of a UNet's cross-attentions in the order in which the published file numbers them."""
+    names = [name.removesuffix(".processor") for name in unet.attn_processors]
+    return [unet.get_submodule(name).to_q.out_features for name in names if name.endswith("attn2")]
+
+
+def _nested(content: Mapping[str, object]) -> State:
+    """Return an adapter's weights by part: safetensors files have the part in the name, older files a mapping each."""
+    state: State = {"image_proj": {}, "ip_adapter": {}}
+    for part in state:
+        inner = content.get(part)
+        flat = (
+            inner
+            if isinstance(inner, Mapping)
+            else {
+                name.removeprefix(f"{part}."): value for name, value in content.items() if name.startswith(f"{part}.")
+            }
+        )
+        state[part] = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
+    return state
+
+
+def _refuse_other_shapes(
+    found: Found, name: str, state: State, expected: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> None:
+    """Compare a file's names and shapes with the published ones.
+
+    Raises:
+        CorruptFileError: If any differs.
+    """
+    own = {f"{part}.{key}": shape for part, names in expected.items() for key, shape in names.items()}
+    came = {f"{part}.{key}": tuple(value.shape) for part, names in state.items() for key, value in names.items()}
+    differing = [f"{key} {came[key]} instead of {own[key]}" for key in own if key in came and came[key] != own[key]]
+    lists = {"missing": [key for key in own if key not in came], "unknown": [key for key in came if key not in own]}
+    refuse_differences(found.folder / name, {**lists, "of another shape": differing})
+
+
+def _joined(networks: Networks, encoder: Any, state: State, scale: float) -> Adapter:  # noqa: ANN401
+    """Put the image attention into the UNet through diffusers' own loader; return what makes its tokens."""
+    from diffusers import StableDiffusionPipeline
+
+    with quiet():
+        pipeline = StableDiffusionPipeline(
+            vae=networks.vae,
+            text_encoder=networks.text,
+            tokenizer=networks.tokenizer,
+            unet=networks.unet,
+            scheduler=None,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=encoder,
+            requires_safety_checker=False,
+        )
+        pipeline.load_ip_adapter(state, subfolder="", weight_name="", low_cpu_mem_usage=False)
+        pipeline.set_ip_adapter_scale(scale)
+    unet = networks.unet
+    resampler = unet.encoder_hid_proj.image_projection_layers[0]
+    # The UNet would make tokens from image states at every step; here they are made once, or predicted.
+    unet.encoder_hid_proj = nn.Identity()
+    frozen(unet, unet.dtype, networks.device)
+    return Adapter(encoder, frozen(resampler, unet.dtype, networks.device))

@@ -1,0 +1,172 @@
+"""IP-Adapter-Plus as a generator: image tokens from brain activity instead of from a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+
+from bench.errors import UnknownNameError
+from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators.checkpoints import CheckpointOptions, find, weights_digest, weights_size
+from bench.generators.frozen import Precision, dtype_of, module_size
+from bench.generators.ip_adapter import adapter
+from bench.generators.ip_adapter.adapter import CHECKPOINT, DIM, IMAGE_SIZE, TOKENS, build_encoder, shapes
+from bench.generators.stable_diffusion.networks import CHECKPOINTS, WIDTH, build, networks
+from bench.generators.stable_diffusion.networks import TOKENS as TEXT_TOKENS
+from bench.generators.stable_diffusion.sampling import Condition, Plan, Sampler, sample
+
+TOKENS_SHAPE = (TOKENS, WIDTH)
+_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+_SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+"""Of CLIP's training pictures, by channel."""
+_ENCODE_BATCH = 8
+_RENDER_ONLY = {"stage": "render"}
+
+
+@dataclass(frozen=True)
+class IpAdapterOptions(CheckpointOptions):
+    """What a recipe may set; the defaults are those of the published adapter's examples.
+
+    Attributes:
+        model: Stable Diffusion under the adapter.
+        precision: Number format of the networks; `auto` is float16 on a GPU and float32 on a CPU.
+        sampler: DDIM without added noise, or PLMS.
+        steps: Denoising steps.
+        guidance: Weight of classifier-free guidance; 1 is none.
+        scale: Weight of the image attention beside that of the text.
+        prompt: Text where no `text` is given.
+        negative_prompt: Text that guidance steers away from.
+    """
+
+    model: Literal["v1.4", "v1.5"] = "v1.5"
+    precision: Precision = "auto"
+    sampler: Sampler = field(default="ddim", metadata=_RENDER_ONLY)
+    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=50, metadata=_RENDER_ONLY)
+    guidance: Annotated[float, Field(ge=0, le=100)] = field(default=7.5, metadata=_RENDER_ONLY)
+    scale: Annotated[float, Field(ge=0, le=2)] = field(default=1.0, metadata=_RENDER_ONLY)
+    prompt: str = field(default="", metadata=_RENDER_ONLY)
+    negative_prompt: str = field(default="", metadata=_RENDER_ONLY)
+
+
+class IpAdapter(Generator):
+    """Stable Diffusion v1.5 with IP-Adapter-Plus (Ye et al. 2023), frozen.
+
+    The target is what the resampler makes of CLIP ViT-H/14's last but one hidden states: 16 tokens, which the UNet
+    attends to beside the text. Predicted tokens take their place; guidance steers away from the tokens of a picture of
+    zeros.
+    """
+
+    version: ClassVar[int] = 1
+    Options: ClassVar[type] = IpAdapterOptions
+    targets: ClassVar[Mapping[str, TargetSpec]] = {"tokens": TargetSpec(TOKENS_SHAPE)}
+    inputs: ClassVar[Mapping[str, InputSpec]] = {
+        "tokens": InputSpec(TOKENS_SHAPE, oracle="tokens"),
+        "text": InputSpec((TEXT_TOKENS, WIDTH), required=False),
+    }
+
+    def __init__(self, options: IpAdapterOptions, device: torch.device) -> None:
+        """Load the networks.
+
+        Raises:
+            MissingWeightsError: If they are not on this machine and `untrained` is not asked for.
+            CorruptFileError: If a file cannot be read or is another model's.
+        """
+        super().__init__(options, device)
+        found = None if options.untrained else find(CHECKPOINT, options)  # before gigabytes are read
+        self.networks = networks(options.model, options, dtype_of(options.precision, device), device)
+        self.adapter = (
+            adapter.load(found, self.networks, options.scale)
+            if found
+            else adapter.untrained(self.networks, options.scale)
+        )
+        with torch.no_grad():
+            zeros = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+            self.null = Condition(
+                self.networks.text_states([options.negative_prompt]), self.adapter.tokens(zeros)[:, None]
+            )
+            self.prompt = self.networks.text_states([options.prompt])
+
+    @classmethod
+    def weights_digest(cls, options: IpAdapterOptions) -> str:
+        """Return the sha256 over all files used, or `untrained:<seed>`."""
+        return weights_digest([CHECKPOINTS[options.model], CHECKPOINT], options)
+
+    @classmethod
+    def weights_size(cls, options: IpAdapterOptions) -> WeightsSize:
+        """Return the size of Stable Diffusion, image encoder and adapter."""
+        if not options.untrained:
+            return weights_size([CHECKPOINTS[options.model], CHECKPOINT], options)
+        with torch.device("meta"):
+            vae, unet, text = build()
+            encoder = build_encoder()
+        size = module_size([vae, unet, text, encoder])
+        expected = shapes(unet, encoder.config.hidden_size, DIM)
+        numbers = sum(int(np.prod(shape)) for names in expected.values() for shape in names.values())
+        return WeightsSize(size.parameters + numbers, size.bytes + 4 * numbers)
+
+    def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return image tokens `(B, 16, 768)`; they are no samples, so seeds change nothing.
+
+        Raises:
+            UnknownNameError: If a name is not a target.
+        """
+        for name in names:
+            if name not in self.targets:
+                raise UnknownNameError("target", name, self.targets, "generator 'ip-adapter'")
+        with torch.no_grad():
+            return {
+                name: torch.cat(
+                    [self.adapter.tokens(clip_pixels(part)).cpu() for part in stimuli.images.split(_ENCODE_BATCH)]
+                )
+                for name in names
+            }
+
+    def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        """Make pictures of 512 px from noise.
+
+        Args:
+            inputs: `tokens` `(B, 16, 768)`, and `text` `(B, 77, 768)` (none is the option `prompt`).
+            seeds: One a picture.
+
+        Returns:
+            `(B, 3, 512, 512)` uint8 on the CPU.
+
+        Raises:
+            ValueError: If tokens are missing, or inputs and seeds differ in number.
+        """
+        if "tokens" not in inputs:
+            raise ValueError(f"ip-adapter renders from 'tokens', got {', '.join(inputs) or 'nothing'}")
+        for name, values in inputs.items():
+            if len(values) != len(seeds):
+                raise ValueError(f"ip-adapter: {len(values)} of input {name!r} for {len(seeds)} seeds")
+        count, chosen = len(seeds), self.options
+        plan = Plan(chosen.sampler, chosen.steps, 1.0, chosen.guidance)
+        text = inputs["text"] if "text" in inputs else self.prompt.expand(count, -1, -1)
+        condition = Condition(text.float().to(self.device), inputs["tokens"][:, None].float().to(self.device))
+        assert self.null.tokens is not None
+        null = Condition(self.null.text.expand(count, -1, -1), self.null.tokens.expand(count, -1, -1, -1))
+        with torch.no_grad():
+            return self.networks.pictures(sample(self.networks, plan, None, condition, null, seeds))
+
+
+def clip_pixels(images: torch.Tensor) -> torch.Tensor:
+    """Return images `(B, 3, H, W)` uint8 as CLIP takes them: shorter side 224 px, middle square, normalised.
+
+    Resized by Pillow, bicubic, as in CLIP's own preprocessing (Radford et al. 2021).
+    """
+    squares = []
+    for image in images.permute(0, 2, 3, 1).numpy():
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        factor = IMAGE_SIZE / min(picture.size)
+        width, height = (max(IMAGE_SIZE, int(side * factor)) for side in picture.size)
+        left, top = (width - IMAGE_SIZE) // 2, (height - IMAGE_SIZE) // 2
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        square = np.asarray(picture.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)), dtype=np.float32)
+        squares.append(torch.from_numpy(((square / 255 - _MEAN) / _SPREAD).transpose(2, 0, 1)))
+    return torch.stack(squares) if squares else torch.empty(0, 3, IMAGE_SIZE, IMAGE_SIZE)
