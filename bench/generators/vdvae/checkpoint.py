@@ -38,7 +38,7 @@ def load_network(options: CheckpointOptions) -> VeryDeepVAE:
         CorruptFileError: If it is the state dict of another network.
     """
     if options.untrained:
-        with seeded():
+        with seeded():  # the published network's own first values, the same on every machine
             return VeryDeepVAE()
     path = find(CHECKPOINT, options).tensors()[0]
     state = _state(path)

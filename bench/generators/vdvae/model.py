@@ -17,7 +17,7 @@ from bench.errors import BadDataError, UnknownNameError
 from bench.generators import checkpoints
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.checkpoints import CheckpointOptions
-from bench.generators.frozen import Precision, dtype_of, module_size
+from bench.generators.frozen import Precision, dtype_of, frozen, module_size
 from bench.generators.vdvae.architecture import (
     PICTURE_SIZE,
     PREDICTED_GROUPS,
@@ -32,7 +32,7 @@ from bench.generators.vdvae.pixels import PixelMixture, to_levels
 GREY_MEAN = 115.92961967
 GREY_DEVIATION = 69.37404
 """Of ImageNet-64's grey levels, all colours together, as in the published code."""
-_BATCH = 32  # pictures in the network at once: bounds memory, changes no picture
+_BATCH = 16  # pictures in the network at once: bounds memory, changes no picture
 _RENDER_ONLY = {"stage": "render"}
 
 
@@ -68,8 +68,8 @@ class Vdvae(Generator):
             CorruptFileError: If the file holds another network.
         """
         super().__init__(options, device)
-        network = load_network(self.options).eval().requires_grad_(False)
-        self.network = network.to(device, dtype_of(self.options.precision, device))
+        network = load_network(self.options)
+        self.network: VeryDeepVAE = frozen(network, dtype_of(self.options.precision, device), device)
 
     @classmethod
     def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
@@ -98,6 +98,7 @@ class Vdvae(Generator):
             return {}
         rows = _checked_seeds(seeds, len(stimuli.images))
         parts = [self._posterior_sample(stimuli.images[part], rows[part]) for part in _parts(len(rows))]
+        # Nothing to encode is no error: the empty tensor gives the shape.
         return {name: torch.cat([torch.zeros(0, PREDICTED_NUMBERS), *parts]) for name in names}
 
     def render(self, inputs: Mapping[str, Tensor], seeds: Sequence[int]) -> Tensor:
@@ -140,6 +141,7 @@ class Vdvae(Generator):
     def _pictures(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return a few pictures `(B, 3, 64, 64)` uint8, on the CPU."""
         noise, shapes = Noise(seeds, self.device), predicted_shapes()
+        # One after the other in the order of the decoder, as the published script stacks them.
         flat = latents.to(self.device, torch.float32).split([prod(shape) for shape in shapes], dim=1)
 
         def choose(group: int, state: Tensor, prior: Gaussian) -> Tensor:

@@ -87,6 +87,7 @@ class LatentBlock(nn.Module):
         self.layout = block
         inner, parameters = width // layout.BOTTLENECK, 2 * layout.CHANNELS_PER_LATENT
         self.enc = Block((2 * width, inner, parameters), block.size)
+        # Untrained priors say nothing (gain 0): mean 0, deviation 1, nothing added to the state.
         self.prior = Block((width, inner, parameters + width), block.size, gain=0.0)
         self.z_proj = _convolution(layout.CHANNELS_PER_LATENT, width, 1, gain)
         self.resnet = Block((width, inner, width), block.size, residual=True, gain=gain)
@@ -126,6 +127,7 @@ class Decoder(nn.Module):
         blocks = layout.decoder_blocks()
         sizes = sorted({block.size for block in blocks})
         self.dec_blocks = nn.ModuleList(LatentBlock(block, width, sqrt(1 / len(blocks))) for block in blocks)
+        # What each resolution starts from, before the coarser one is added: learnt, the same for every picture.
         self.bias_xs = nn.ParameterList(nn.Parameter(torch.zeros(1, width, size, size)) for size in sizes)
         self.out_net = PixelHead(width)
         self.gain = nn.Parameter(torch.ones(1, width, 1, 1))
@@ -149,7 +151,7 @@ class Decoder(nn.Module):
         for group, block in enumerate(self.blocks[:groups]):
             size, coarser = block.layout.size, block.layout.grown_from
             state = states[size]
-            if coarser is not None:
+            if coarser is not None:  # nearest neighbour
                 state = state + functional.interpolate(states[coarser], scale_factor=size // coarser)
             prior, ahead = block.look_ahead(state)
             states[size] = block.absorb(ahead, choose(group, state, prior))

@@ -54,6 +54,7 @@ class PixelMixture:
         next one depends on it.
         """
         shape = self.logits.shape[1:]
+        # The largest of logits plus Gumbel noise is a draw from their softmax.
         gumbel = -torch.log(-torch.log(noise.uniform(shape)))
         chosen = (self.logits + gumbel).argmax(dim=1)[:, None, None]
         means, log_scales, coefficients = (
@@ -97,6 +98,7 @@ class PixelMixture:
         middle = narrow * centred
         thin = middle - self.log_scales - 2 * functional.softplus(middle) - math.log(127.5)
         log_inside = torch.where(inside > 1e-5, torch.log(inside.clamp(min=1e-12)), thin)
+        # Levels 0 and 255 hold all that clipping puts there.
         edged = torch.where(levels == 0, functional.logsigmoid(above), log_inside)
         edged = torch.where(levels == 255, functional.logsigmoid(-below), edged)
         weighted = edged.sum(dim=1) + functional.log_softmax(self.logits, dim=1)
