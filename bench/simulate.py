@@ -1,6 +1,10 @@
 """Writes a simulated NSD in NSD's own file layout: python bench/simulate.py --preset demo --out nsd-sim.
 
 Subjects and sessions are Ray tasks. Files appear whole, a rerun continues, and `simulated.json` is written last.
+
+The preset `full` has the true dimensions (8 subjects, 284 sessions, 213,000 trials). Its raw files would take more than
+400 GB, so it becomes trial shards of nsdgeneral at once, 6.2 GB, by the cheaper model of
+`bench.data.simulate.low_rank`; `--raw` writes the files all the same.
 """
 
 from __future__ import annotations
@@ -25,16 +29,18 @@ from bench.data.nsd import layout
 from bench.data.simulate import nsd_build, nsd_files
 from bench.data.simulate.design import simulate_design
 from bench.data.simulate.features import ImageFeatures
-from bench.data.simulate.presets import DEMO, TINY, Preset
+from bench.data.simulate.low_rank import LowRankNsd, LowRankOptions, LowRankSubject, low_rank_subject
+from bench.data.simulate.presets import DEMO, FULL, TINY, Preset
 from bench.data.simulate.responses import SubjectTruth
 from bench.data.simulate.tuning import reference_features
 from bench.errors import OptionError, OtherConfigurationError, UnknownNameError
 from bench.identity import plain
+from bench.prepare import prepare
 from bench.storage import Folder, home
 
 VERSION = 1
 """Raised whenever the same preset and seed give other files."""
-PRESETS = {"demo": DEMO, "tiny": TINY}
+PRESETS = {"demo": DEMO, "full": FULL, "tiny": TINY}
 STARTED = "simulating.json"
 SESSION_MEMORY = 1 << 29
 
@@ -66,6 +72,33 @@ def simulate(preset: Preset | str, out: Path, seed: int = 0, advance: Advance | 
     Folder.at(out).write_json(layout.SIMULATED, identity)
     (out / STARTED).unlink(missing_ok=True)
     return out
+
+
+def simulate_shards(
+    preset: Preset | str, data: Folder, seed: int = 0, pictures: bool = False, advance: Advance | None = None
+) -> Folder:
+    """Lay out trial shards and stimuli of a simulated NSD without raw files; return the shards' folder.
+
+    Sessions are drawn in Ray tasks and kept where they are there already, as `bench.prepare` does with a reader.
+
+    Args:
+        preset: Its size, or the name of one in `PRESETS`.
+        data: Where shards go, local or S3.
+        seed: Seed of everything in it.
+        pictures: Draw the stimuli too; without them encoders can be fitted to given targets only.
+        advance: Counts sessions and stimuli files as done; None shows a display of its own.
+
+    Raises:
+        OtherConfigurationError: If a manifest in the folder is of another simulation.
+        UnknownNameError: If there is no preset of that name.
+        OptionError: If the seed is negative.
+    """
+    chosen = _with_seed(preset, seed)
+    cluster.connect()
+    # A subject's anatomy takes a second at full size; its sessions share what comes of it through the object store.
+    subjects = ray.get([_low_rank.remote(chosen, subject) for subject in chosen.subjects])
+    dataset = LowRankNsd(LowRankOptions(chosen, pictures), dict(zip(chosen.subjects, subjects, strict=True)))
+    return prepare(dataset, data, advance, shared=not data.is_local)
 
 
 def units(preset: Preset) -> int:
@@ -144,6 +177,12 @@ def _sessions(out: Path, preset: Preset, truths: dict[int, Any], advance: Advanc
 
 
 @ray.remote
+def _low_rank(preset: Preset, subject: int) -> LowRankSubject:
+    """Draw what a subject's shards are made from."""
+    return low_rank_subject(preset, subject)
+
+
+@ray.remote
 def _tables(out: Path, preset: Preset) -> None:
     """Write the tables."""
     nsd_build.write_tables(out, preset)
@@ -171,21 +210,33 @@ def _parser() -> argparse.ArgumentParser:
     """Return the stage's argument parser."""
     options = parser(
         "simulate",
-        "Write a simulated NSD: NSD's own files, with betas computed from procedural scenes by a known rule.",
+        "Write a simulated NSD: NSD's own files, with betas computed from procedural scenes by a known rule. "
+        "The preset full becomes trial shards at once, of betas drawn by a cheaper rule.",
         "reconbench simulate --preset tiny --out nsd-sim",
     )
     options.add_argument("--preset", choices=sorted(PRESETS), default="demo", help="how large it is")
-    options.add_argument("--out", type=Path, help="folder to write to ($RECONBENCH_HOME/data/raw/nsd-sim-PRESET-SEED)")
+    options.add_argument(
+        "--out",
+        help="folder to write to ($RECONBENCH_HOME/data/raw/nsd-sim-PRESET-SEED; for shards $RECONBENCH_HOME/data)",
+    )
     options.add_argument("--seed", type=int, default=0, help="seed of everything in it")
+    options.add_argument(
+        "--raw", action="store_true", help="full: NSD's own files (580 GB) rather than shards (6.2 GB)"
+    )
+    options.add_argument("--pictures", action="store_true", help="full: draw the stimuli into the shards")
     return options
 
 
 def _run(argv: Sequence[str]) -> int:
     """Parse the command line and simulate."""
     given = _parser().parse_args(argv)
-    out = given.out or home() / "data" / "raw" / f"nsd-sim-{given.preset}-{given.seed}"
-    simulate(given.preset, out, given.seed)
-    console().print(f"simulated NSD ({given.preset}) in {out}", markup=False, soft_wrap=True)
+    if given.preset == FULL.name and not given.raw:
+        data = Folder.at(given.out or home() / "data")
+        made = f"trial shards in {simulate_shards(given.preset, data, given.seed, given.pictures)}"
+    else:
+        out = Path(given.out) if given.out else home() / "data" / "raw" / f"nsd-sim-{given.preset}-{given.seed}"
+        made = f"simulated NSD ({given.preset}) in {simulate(given.preset, out, given.seed)}"
+    console().print(made, markup=False, soft_wrap=True)
     return 0
 
 

@@ -129,7 +129,7 @@ def _column(data: Data, stimuli: Iterable[int], column: str, what: str) -> dict[
     """Return one column of the stimuli set for some stimuli."""
     wanted = {int(stimulus) for stimulus in stimuli}
     table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", column])
-    table = table.filter(np.isin(table["stimulus"].to_numpy(), sorted(wanted)))
+    table = table.filter(np.isin(table["stimulus"].to_numpy(), sorted(wanted))).drop_null()
     found = dict(zip(table["stimulus"].to_pylist(), table[column].to_pylist(), strict=True))
     missing = sorted(wanted - set(found))
     if missing:

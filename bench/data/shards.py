@@ -213,7 +213,7 @@ def voxels_table(coordinates: np.ndarray, ncsnr: np.ndarray, labels: Mapping[str
 
 def stimuli_table(
     stimulus: Sequence[int],
-    image: Sequence[bytes],
+    image: Sequence[bytes | None],
     captions: Sequence[Sequence[str]],
     caption_source: str,
     labels: Sequence[str | None],
@@ -223,7 +223,7 @@ def stimuli_table(
 
     Args:
         stimulus: 0-based stimulus numbers.
-        image: Encoded pictures (PNG), RGB.
+        image: Encoded pictures (PNG), RGB; None where a simulation drew none.
         captions: For each picture its captions, possibly none.
         caption_source: Where the captions come from ("COCO 2017 annotations", "simulator").
         labels: For each picture its class label, or None.

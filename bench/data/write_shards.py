@@ -129,7 +129,7 @@ def write_stimuli(dataset: Dataset, folder: Folder, part: int, numbers: Sequence
     stimuli = list(dataset.stimuli(numbers))
     table = stimuli_table(
         [stimulus.number for stimulus in stimuli],
-        [png(stimulus.image) for stimulus in stimuli],
+        [None if stimulus.image is None else png(stimulus.image) for stimulus in stimuli],
         [stimulus.captions for stimulus in stimuli],
         dataset.caption_source,
         [stimulus.label for stimulus in stimuli],

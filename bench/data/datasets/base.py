@@ -65,7 +65,7 @@ class SessionTrials(Trials):
 
 @dataclass(frozen=True)
 class Stimulus:
-    """One stimulus: picture `(H, W, 3)` uint8 RGB or None, captions, class label, whether all subjects were to see it."""
+    """One stimulus: picture `(H, W, 3)` uint8 RGB or None, captions, class label, and whether it is a shared one."""
 
     number: int
     image: np.ndarray | None

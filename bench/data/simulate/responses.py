@@ -44,15 +44,13 @@ TRIAL_BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
-class SubjectTruth:
-    """Everything that is fixed about a simulated subject.
+class Voxels:
+    """What turns a signal into betas: the noise and the scale of every voxel, whatever the signal is made of.
 
     Attributes:
-        preset: The dataset it belongs to.
+        preset: The dataset they belong to.
         subject: Subject number, from 1.
-        anatomy: Voxel positions, ROI labels, receptive fields.
         responsive: ``(R,)`` indices of the voxels with a signal; the others are pure noise.
-        tuning: What the responsive voxels respond to.
         ncsnr: ``(V,)`` planted ncsnr, 0 for voxels without a signal.
         mean: ``(V,)`` mean beta in percent signal change.
         spread: ``(V,)`` standard deviation of the betas within a session of gain 1, in percent signal change.
@@ -61,13 +59,40 @@ class SubjectTruth:
 
     preset: Preset
     subject: int
-    anatomy: Anatomy
     responsive: NDArray[np.int64]
-    tuning: Tuning
     ncsnr: NDArray[np.float64]
     mean: Floats
     spread: Floats
     common: Floats
+
+    def chosen(self, columns: NDArray[np.int64]) -> "Voxels":
+        """Returns some of the voxels, all of which must have a signal.
+
+        Args:
+            columns: ``(C,)`` their indices.
+        """
+        return Voxels(
+            preset=self.preset,
+            subject=self.subject,
+            responsive=np.arange(columns.size),
+            ncsnr=self.ncsnr[columns],
+            mean=self.mean[columns],
+            spread=self.spread[columns],
+            common=np.ascontiguousarray(self.common[:, columns]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectTruth(Voxels):
+    """Everything that is fixed about a simulated subject, besides its voxels' noise and scale.
+
+    Attributes:
+        anatomy: Voxel positions, ROI labels, receptive fields.
+        tuning: What the responsive voxels respond to.
+    """
+
+    anatomy: Anatomy
+    tuning: Tuning
 
     def signal(self, features: ImageFeatures) -> Floats:
         """Returns the noise-free signal of N pictures at the responsive voxels, ``(N, R)``, with variance about 1."""
@@ -97,15 +122,27 @@ def simulate_subject(preset: Preset, subject: int, reference: ImageFeatures | No
     if subject not in preset.subjects:
         raise ValueError(f"preset {preset.name} has no subject {subject}; allowed are 1 to {len(preset.subjects)}")
     anatomy = build_anatomy(preset, subject)
-    rng = np.random.default_rng([preset.seed, 0x5B5B, subject])
-    responsive = np.flatnonzero((anatomy.labels["nsdgeneral"] > 0) | (anatomy.labels["streams"] > 0))
-    count = len(anatomy.positions)
+    voxels = plant_voxels(preset, subject, anatomy)
+    given = reference or reference_features(preset)
     return SubjectTruth(
+        **vars(voxels), anatomy=anatomy, tuning=build_tuning(preset, subject, anatomy, voxels.responsive, given)
+    )
+
+
+def plant_voxels(preset: Preset, subject: int, anatomy: Anatomy) -> Voxels:
+    """Draws noise and scale of a subject's voxels; only those of nsdgeneral and the streams have a signal.
+
+    Args:
+        preset: Size and behaviour of the dataset.
+        subject: From 1.
+        anatomy: Its brain.
+    """
+    rng = np.random.default_rng([preset.seed, 0x5B5B, subject])
+    count = len(anatomy.positions)
+    return Voxels(
         preset=preset,
         subject=subject,
-        anatomy=anatomy,
-        responsive=responsive,
-        tuning=build_tuning(preset, subject, anatomy, responsive, reference or reference_features(preset)),
+        responsive=np.flatnonzero((anatomy.labels["nsdgeneral"] > 0) | (anatomy.labels["streams"] > 0)),
         ncsnr=plant_ncsnr(rng, anatomy, MEDIAN_NCSNR[subject - 1], preset.ncsnr_spread),
         mean=rng.normal(1.2, 1.0, count).astype(np.float32),
         spread=(BETA_SPREAD * np.exp(rng.normal(0, 0.3, count))).astype(np.float32),
@@ -113,16 +150,17 @@ def simulate_subject(preset: Preset, subject: int, reference: ImageFeatures | No
     )
 
 
-def session_betas(truth: SubjectTruth, session: int, signal: Floats) -> Floats:
+def session_betas(truth: Voxels, session: int, signal: Floats) -> Floats:
     """Makes the betas of one session.
 
     Args:
-        truth: The subject.
+        truth: The subject's voxels.
         session: 1-based session number; seeds the noise together with the preset's seed and the subject.
-        signal: ``(T, R)`` noise-free signal of the session's trials, in order of :meth:`SubjectTruth.signal`.
+        signal: ``(T, R)`` noise-free signal of the session's trials, of variance 1 over stimuli, for the responsive
+            voxels.
 
     Returns:
-        ``(T, V)`` in percent signal change, for the brain's voxels in the order of ``truth.anatomy.positions``.
+        ``(T, V)`` in percent signal change, for all voxels; of a whole brain in the order of ``anatomy.positions``.
 
     Raises:
         ValueError: When the signal's width is not the number of responsive voxels.
@@ -192,7 +230,7 @@ def to_int16(betas: Floats) -> NDArray[np.int16]:
     return np.rint(betas * 300).astype(np.int16)
 
 
-def _noise(rng: np.random.Generator, truth: SubjectTruth, trials: int) -> Floats:
+def _noise(rng: np.random.Generator, truth: Voxels, trials: int) -> Floats:
     """White, slow and shared noise of total variance 1, ``(trials, V)``."""
     preset, voxels = truth.preset, truth.mean.size
     noise = rng.standard_normal((trials, voxels), dtype=np.float32)
