@@ -113,7 +113,13 @@ def as_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
 
-def factorise(rows: TrainingRows, columns: np.ndarray | None, scaled: bool, form: Form | None) -> Factorisation:
+def factorise(
+    rows: TrainingRows,
+    columns: np.ndarray | None,
+    scaled: bool,
+    form: Form | None,
+    gains: torch.Tensor | None = None,
+) -> Factorisation:
     """Factorise the training voxels.
 
     Args:
@@ -121,6 +127,8 @@ def factorise(rows: TrainingRows, columns: np.ndarray | None, scaled: bool, form
         columns: Voxel columns, or None for all.
         scaled: Whether to divide each voxel by its standard deviation over the rows (divisor n).
         form: Which form to use; None chooses the smaller Gram matrix.
+        gains: `(V,)` what each of the columns is multiplied by before it is penalised (bands); None for 1. A gain of 0
+            leaves a voxel out.
 
     Returns:
         The factorisation, on the device and in the arithmetic of `rows`.
@@ -130,6 +138,8 @@ def factorise(rows: TrainingRows, columns: np.ndarray | None, scaled: bool, form
     scale = rows.moments.scale().to(rows.device, rows.dtype) if scaled else torch.ones_like(mean)
     if chosen is not None:
         mean, scale = mean[chosen], scale[chosen]
+    if gains is not None:
+        scale = scale / gains.to(scale)  # an infinite scale turns a voxel into 0
     form = form or ("primal" if mean.numel() <= rows.count else "dual")
     nothing = torch.zeros(0, dtype=rows.dtype, device=rows.device)
     bare = Factorisation(form, rows.count, chosen, mean, scale, nothing, nothing)

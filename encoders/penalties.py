@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 Scope = Literal["global", "per-target"]
+Method = Literal["gcv", "loo", "kfold", "validation"]
+METHODS: tuple[Method, ...] = ("gcv", "loo", "kfold", "validation")
 
 
 def gcv_errors(
@@ -65,9 +67,25 @@ def loo_errors(
     for alpha in alphas:
         shrink = eigenvalues / (eigenvalues + alpha)
         residual = targets - left @ (shrink[:, None] * coordinates)
-        rest = 1 - 1 / left.shape[0] - energy @ shrink
+        rest = usable_rest(1 - 1 / left.shape[0] - energy @ shrink)
         scores.append((residual / rest[:, None]).square().mean(dim=0))
     return torch.stack(scores)
+
+
+def usable_rest(rest: torch.Tensor) -> torch.Tensor:
+    """Return `(n,)` values of 1 - h_ii, NaN where they are lost in rounding: an alpha too small for the arithmetic."""
+    return torch.where(rest > 10 * torch.finfo(rest.dtype).eps, rest, torch.nan)
+
+
+def solve_positive(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the solution for a positive definite matrix, NaN where rounding made it lose that property.
+
+    Args:
+        matrix: `(f, f)` I - H of the rows of a fold.
+        right: `(f, width)`.
+    """
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.full_like(right, torch.nan) if int(failed) else torch.cholesky_solve(right, lower)
 
 
 def kfold_errors(
@@ -100,7 +118,7 @@ def kfold_errors(
             shrink = eigenvalues / (eigenvalues + alpha)
             hat = 1 / left.shape[0] + (part * shrink) @ part.T
             residual = targets[fold] - part @ (shrink[:, None] * coordinates)
-            scores[index] += torch.linalg.solve(identity - hat, residual).square().sum(dim=0)
+            scores[index] += solve_positive(identity - hat, residual).square().sum(dim=0)
     return scores / left.shape[0]
 
 
@@ -153,24 +171,46 @@ def folds_by_stimulus(stimuli: torch.Tensor, folds: int, seed: int) -> Iterator[
         yield (fold[members] == number).nonzero()[:, 0]
 
 
+def best_rows(errors: torch.Tensor, variance: torch.Tensor, scope: Scope) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which row of errors is the smallest, and its error relative to the target's variance.
+
+    Args:
+        errors: `(A, D)` held-out errors; one that is not finite (an alpha too small for the arithmetic) never wins.
+        variance: `(D,)` of the targets over training rows. A head's row minimises the mean of error / variance, so
+            that it maximises the mean R2 and no target counts more for its unit.
+        scope: One row a head, or one a target.
+
+    Returns:
+        `(D,)` int64 rows and `(D,)` float64 relative errors; -1 and infinity where nothing can be chosen, because a
+        target (or, with one row a head, every target) does not vary.
+    """
+    count, varies = errors.shape[1], variance > 0
+    rows = torch.full((count,), -1, dtype=torch.int64, device=errors.device)
+    values = torch.full((count,), torch.inf, dtype=torch.float64, device=errors.device)
+    if not varies.any():
+        return rows, values
+    relative = errors[:, varies].double() / variance[varies].double()
+    relative = torch.where(torch.isfinite(relative), relative, torch.inf)
+    if scope == "global":
+        lowest = relative.mean(dim=1).min(dim=0)
+        return torch.full_like(rows, int(lowest.indices)), torch.full_like(values, float(lowest.values))
+    lowest = relative.min(dim=0)
+    rows[varies], values[varies] = lowest.indices, lowest.values
+    return rows, values
+
+
 def choose(errors: torch.Tensor, variance: torch.Tensor, alphas: Sequence[float], scope: Scope) -> torch.Tensor:
     """Return the alpha of each target.
 
     Args:
         errors: `(A, D)` held-out errors.
-        variance: `(D,)` of the targets over training rows. A head's alpha minimises the mean of error / variance, so
-            that it maximises the mean R2 and no target counts more for its unit.
+        variance: `(D,)` of the targets over training rows.
         alphas: The A penalties.
-        scope: One alpha a head, or one a target.
+        scope: One alpha a head, or one a target; see `best_rows`.
 
     Returns:
         `(D,)` float64. Targets that do not vary get the largest alpha.
     """
     grid = torch.as_tensor(list(alphas), dtype=torch.float64, device=errors.device)
-    varies = variance > 0
-    if not varies.any():
-        return grid.max().expand(errors.shape[1]).clone()
-    if scope == "global":
-        relative = (errors[:, varies].double() / variance[varies].double()).mean(dim=1)
-        return grid[relative.argmin()].expand(errors.shape[1]).clone()
-    return torch.where(varies, grid[errors.argmin(dim=0)], grid.max())
+    rows, _ = best_rows(errors, variance, scope)
+    return torch.where(rows < 0, grid.max(), grid[rows])

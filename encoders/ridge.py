@@ -13,71 +13,27 @@ largest eigenvalue of the Gram matrix. Brain-Diffuser's are: with 8,859 trials o
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from encoders.base import Block, Encoder, Head, Runtime, SubjectData
-from encoders.checks import check_alone, check_choice, check_fit, check_positive, check_voxels
+from encoders.checks import check_alone, check_fit, check_voxels
 from encoders.correlation import validation_correlation
-from encoders.gram import FORMS, Factorisation, as_tensor, factorise
-from encoders.penalties import Scope, choose
-from encoders.ridge_targets import PieceErrors, prepare_selection, solve
+from encoders.gram import Factorisation, as_tensor
+from encoders.ridge_blocks import StoredBlock
+from encoders.ridge_fit import factorise_head, fit_group
+from encoders.ridge_options import RidgeOptions
 from encoders.state import read_state, write_state
 from encoders.target_blocks import TargetBlocks
-from encoders.training_rows import TrainingRows, columns_key, group_by_columns, pieces_of
+from encoders.training_rows import Piece, TrainingRows, columns_key, group_by_columns
 
-_LOG = logging.getLogger(__name__)
+__all__ = ["Ridge", "RidgeOptions"]
+
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class RidgeOptions:
-    """Options of `ridge`.
-
-    Attributes:
-        alpha: The penalty on squared weights, as scikit-learn's: one number, or one for each head. None selects it.
-        select: How it is selected: generalised cross-validation, leave-one-out, k folds that keep the repeats of a
-            stimulus together, or the validation trials. The first two treat repeats as independent trials; with
-            repeated stimuli prefer folds, or average the repeats.
-        alphas: The grid to select from.
-        scope: Select one alpha for a head ("global") or for each target.
-        folds: Number of folds of "kfold".
-        average_repeats: Average the trials of a stimulus before fitting (as Brain-Diffuser).
-        standardise_voxels: Divide each voxel by its standard deviation over the training rows.
-        form: Decompose the Gram matrix of voxels ("primal"), of trials ("dual"), or the smaller of the two.
-        block: Most targets in memory at once; each block costs one pass over the training trials.
-        precision: Arithmetic of the fit and of predictions.
-    """
-
-    alpha: float | dict[str, float] | None = None
-    select: Literal["gcv", "loo", "kfold", "validation"] = "gcv"
-    alphas: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
-    scope: Scope = "global"
-    folds: int = 5
-    average_repeats: bool = False
-    standardise_voxels: bool = False
-    form: Literal["auto", "primal", "dual"] = "auto"
-    block: int = 8192
-    precision: Literal["float64", "float32"] = "float64"
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_choice(self, "select", ("gcv", "loo", "kfold", "validation"))
-        check_choice(self, "scope", ("global", "per-target"))
-        check_choice(self, "form", ("auto", *FORMS))
-        check_choice(self, "precision", tuple(_DTYPES))
-        check_positive(self, ("alphas", "block"))
-        fixed = self.alpha.values() if isinstance(self.alpha, dict) else [] if self.alpha is None else [self.alpha]
-        if any(alpha <= 0 for alpha in fixed):
-            raise ValueError(f"option alpha is {self.alpha!r}; it must be greater than 0")
-        if self.folds < 2:
-            raise ValueError(f"option folds is {self.folds}; it must be at least 2")
 
 
 class Ridge(Encoder):
@@ -85,7 +41,7 @@ class Ridge(Encoder):
 
     version = 1
     Options: ClassVar[type] = RidgeOptions
-    precompute_options = ("average_repeats", "standardise_voxels", "form", "precision")
+    precompute_options = ("average_repeats", "standardise_voxels", "form", "precision", "bands")
 
     options: RidgeOptions
 
@@ -93,18 +49,25 @@ class Ridge(Encoder):
         super().__init__(options)
         self._heads: list[Head] = []
         self._n_voxels: dict[int, int] = {}
-        self._factors: dict[tuple[int, str], Factorisation] = {}
+        # One factorisation a subject and set of columns; in banded ridge each that some target uses.
+        self._factors: dict[tuple[int, str], tuple[Factorisation, ...]] = {}
+        self._bands: tuple[str, ...] = ()
         self._targets: dict[str, torch.Tensor] = {}
         self._blocks: TargetBlocks | None = None
 
     def precompute(self, data: Mapping[int, SubjectData], heads: Sequence[Head]) -> Mapping[str, np.ndarray]:
-        """Return the factorisation of each subject and set of columns; targets and alphas do not enter."""
+        """Return the factorisation of each subject and set of columns; targets and alphas do not enter.
+
+        Banded ridge caches nothing: twenty candidates would be 30 GB at NSD's size. Each fit makes them one by one.
+        """
         check_fit(data, heads)
+        if self.options.bands:
+            return {}
         arrays: dict[str, np.ndarray] = {}
         for subject, trials in data.items():
             rows = self._rows(trials, torch.device("cpu"))
             for key, group in group_by_columns(heads, subject).items():
-                for name, tensor in self._factorise(rows, group[0][1]).tensors().items():
+                for name, tensor in factorise_head(rows, group[0][1], self.options).tensors().items():
                     arrays[f"{subject}/{key}/{name}"] = tensor.numpy()
         return arrays
 
@@ -131,22 +94,13 @@ class Ridge(Encoder):
         """Return the training rows in the option's arithmetic."""
         return TrainingRows(trials, self.options.average_repeats, _DTYPES[self.options.precision], device)
 
-    def _factorise(self, rows: TrainingRows, head: Head) -> Factorisation:
-        """Factorise the columns of a head."""
-        columns = None if head.columns is None else head.columns[rows.data.subject]
-        form = None if self.options.form == "auto" else self.options.form
-        factor = factorise(rows, columns, self.options.standardise_voxels, form)
-        shape = (factor.rows, factor.mean.numel())
-        _LOG.info("subject %d: %s ridge of %d rows and %d voxels", rows.data.subject, factor.form, *shape)
-        return factor
-
     def _check_alphas(self, data: Mapping[int, SubjectData], heads: Sequence[Head]) -> None:
         """Raise unless every head has an alpha or can have one selected."""
         if isinstance(self.options.alpha, dict):
             missing = [head.name for head in heads if head.name not in self.options.alpha]
             if missing:
                 raise ValueError(f"option alpha names heads {sorted(self.options.alpha)}; missing: {missing}")
-        elif self.options.alpha is None and self.options.select == "validation":
+        if self.options.select == "validation" and (self.options.alpha is None or self.options.bands):
             without = [subject for subject, trials in data.items() if trials.n_trials("validation") == 0]
             if without:
                 raise ValueError(
@@ -155,40 +109,32 @@ class Ridge(Encoder):
                 )
 
     def _fit_group(self, rows: TrainingRows, key: str, group: list[tuple[int, Head]], runtime: Runtime) -> None:
-        """Fit the heads that share a factorisation, block after block of targets."""
-        subject, prefix = rows.data.subject, f"{rows.data.subject}/{key}/"
-        # A sweep over alphas finds the factorisation computed by its first trial.
-        cached = {name: array for name, array in runtime.precomputed.items() if name.startswith(prefix)}
-        if cached:
-            named = {name.removeprefix(prefix): as_tensor(array, rows.device) for name, array in cached.items()}
-            factor = Factorisation.from_tensors(named)
-        else:
-            factor = self._factorise(rows, group[0][1])
-        options, selection = self.options, None
-        if options.alpha is None:
-            selection = prepare_selection(options.select, factor, rows, options.folds, runtime.seed)
-        numbers = {head.name: number for number, head in group}
-        errors: dict[str, list[PieceErrors]] = {name: [] for name in numbers}
-        for pieces in pieces_of([head for _, head in group], options.block):
-            for part, cross in solve(factor, rows, pieces, selection, options.alphas):
-                self._stored_blocks.put(subject, numbers[part.piece.head.name], part.piece.start, cross)
-                errors[part.piece.head.name].append(part)
-        for name, parts in errors.items():
-            self._targets[f"mean/{subject}/{numbers[name]}"] = torch.cat([part.mean for part in parts]).cpu()
-            self._targets[f"alpha/{subject}/{numbers[name]}"] = self._choose(name, parts).cpu()
-        # Predictions need no coordinates of training rows; the state drops them.
-        self._factors[subject, key] = factor.to(torch.device("cpu"))
+        """Fit the heads that share a factorisation and keep what predicts."""
+        subject, numbers = rows.data.subject, {head.name: number for number, head in group}
 
-    def _choose(self, head: str, parts: list[PieceErrors]) -> torch.Tensor:
-        """Return `(D,)` float64 alphas of a head."""
-        if self.options.alpha is None:
-            errors = torch.cat([part.errors for part in parts], dim=1)
-            variance = torch.cat([part.variance for part in parts])
-            chosen = choose(errors, variance, self.options.alphas, self.options.scope)
-            _LOG.info("head %s: alpha %g to %g selected", head, float(chosen.min()), float(chosen.max()))
-            return chosen
-        alpha = self.options.alpha[head] if isinstance(self.options.alpha, dict) else self.options.alpha
-        return torch.full((sum(part.mean.numel() for part in parts),), float(alpha), dtype=torch.float64)
+        def put(piece: Piece, cross: torch.Tensor) -> None:
+            self._stored_blocks.put(subject, numbers[piece.head.name], piece.start, cross)
+
+        heads = [head for _, head in group]
+        done = fit_group(rows, heads, self.options, runtime.seed, put, self._cached(rows, key, runtime))
+        for name, number in numbers.items():
+            choice = done.choices[name]
+            self._targets[f"mean/{subject}/{number}"] = done.means[name]
+            self._targets[f"alpha/{subject}/{number}"] = choice.alpha
+            self._targets[f"candidate/{subject}/{number}"] = choice.candidate
+        # Predictions need no coordinates of training rows; the state drops them.
+        self._factors[subject, key] = tuple(factor.to(torch.device("cpu")) for factor in done.factors)
+        self._targets[f"shares/{subject}/{key}"] = done.shares
+        self._bands = done.names
+
+    def _cached(self, rows: TrainingRows, key: str, runtime: Runtime) -> Factorisation | None:
+        """Return the factorisation that a sweep's first trial computed, or None."""
+        prefix = f"{rows.data.subject}/{key}/"
+        cached = {name: array for name, array in runtime.precomputed.items() if name.startswith(prefix)}
+        if not cached:
+            return None
+        named = {name.removeprefix(prefix): as_tensor(array, rows.device) for name, array in cached.items()}
+        return Factorisation.from_tensors(named)
 
     @property
     def _stored_blocks(self) -> TargetBlocks:
@@ -205,22 +151,21 @@ class Ridge(Encoder):
     def _predict(self, voxels: torch.Tensor, subject: int) -> Iterator[Mapping[str, Block]]:
         """Yield `(x B / (s + alpha)) C + mean` for each stored block."""
         for key, group in group_by_columns(self._heads, subject).items():
-            factor = self._factors[subject, key].to(voxels.device)
-            projected = factor.project(voxels)
+            factors = [factor.to(voxels.device) for factor in self._factors[subject, key]]
+            projected = [factor.project(voxels) for factor in factors]
+            spectra = [factor.eigenvalues for factor in factors]
             for number, head in group:
-                for start, cross, alpha, mean in self._stored(subject, number, voxels.device):
-                    values = _apply(projected, factor.eigenvalues, cross, alpha) + mean
-                    yield {head.name: Block(start, values.float())}
+                for block in self._stored(subject, number, voxels.device):
+                    yield {head.name: Block(block.start, (block.times(projected, spectra) + block.mean).float())}
 
-    def _stored(
-        self, subject: int, number: int, device: torch.device
-    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield start, cross-products `(r, width)`, alphas and target means `(width,)` of each block of a head."""
+    def _stored(self, subject: int, number: int, device: torch.device) -> Iterator[StoredBlock]:
+        """Yield the stored blocks of a head, in order."""
         for start, cross in self._stored_blocks.blocks(subject, number):
             run = slice(start, start + cross.shape[1])
-            alpha = self._targets[f"alpha/{subject}/{number}"][run]
-            mean = self._targets[f"mean/{subject}/{number}"][run]
-            yield start, cross.to(device), alpha.to(device, cross.dtype), mean.to(device)
+            alpha, mean, candidate = (
+                self._targets[f"{what}/{subject}/{number}"][run].to(device) for what in ("alpha", "mean", "candidate")
+            )
+            yield StoredBlock(start, cross.to(device), alpha.to(cross.dtype), mean, candidate)
 
     def weights(self, head: str, subject: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """Yield the linear map of a head in blocks of targets, for maps of weights over the cortex.
@@ -235,65 +180,73 @@ class Ridge(Encoder):
         Raises:
             ValueError: If the head or subject was not fitted.
         """
+        number, key = self._place(head, subject)
+        factors = self._factors[subject, key]
+        bases = [factor.basis / factor.scale[:, None] for factor in factors]
+        for block in self._stored(subject, number, factors[0].mean.device):
+            weights = block.times(bases, [factor.eigenvalues for factor in factors])
+            yield block.start, weights, block.mean - factors[0].mean @ weights
+
+    def _place(self, head: str, subject: int) -> tuple[int, str]:
+        """Return the number of a fitted head and the name of its columns; ValueError where it was not fitted."""
         names = [each.name for each in self._heads]
         if head not in names or subject not in self._n_voxels:
             raise ValueError(
                 f"no fit of head {head!r}, subject {subject}: {names}, {sorted(self._n_voxels)} are fitted"
             )
         number = names.index(head)
-        factor = self._factors[subject, columns_key(self._heads[number], subject)]
-        for start, cross, alpha, mean in self._stored(subject, number, factor.mean.device):
-            weights = _apply(factor.basis, factor.eigenvalues, cross, alpha) / factor.scale[:, None]
-            yield start, weights, mean - factor.mean @ weights
+        return number, columns_key(self._heads[number], subject)
 
     def alphas(self, head: str, subject: int) -> torch.Tensor:
         """Return the `(D,)` float64 alphas used for a fitted head and subject."""
-        return self._targets[f"alpha/{subject}/{[each.name for each in self._heads].index(head)}"]
+        number, _ = self._place(head, subject)
+        return self._targets[f"alpha/{subject}/{number}"]
+
+    def band_shares(self, head: str, subject: int) -> dict[str, torch.Tensor]:
+        """Return for each band the `(D,)` float64 shares of a head's targets; a band's penalty is alpha / share.
+
+        Shares of a target sum to the number of bands with voxels. Empty in plain ridge.
+        """
+        number, key = self._place(head, subject)
+        chosen = self._targets[f"shares/{subject}/{key}"][self._targets[f"candidate/{subject}/{number}"]]
+        return {name: chosen[:, band] for band, name in enumerate(self._bands)}
 
     def save(self, directory: Path) -> None:
         """Write factorisations and target blocks; see `Encoder.save`."""
         self._stored_blocks.copy_to(directory)
         tensors = dict(self._targets)
-        for (subject, key), factor in self._factors.items():
-            tensors |= {f"factor/{subject}/{key}/{name}": tensor for name, tensor in factor.tensors().items()}
-        forms = {f"{subject}/{key}": factor.form for (subject, key), factor in self._factors.items()}
-        facts = {"n_voxels": {str(subject): count for subject, count in self._n_voxels.items()}, "forms": forms}
-        write_state(directory, "ridge", facts, self._heads, tensors)
+        for (subject, key), factors in self._factors.items():
+            for place, factor in enumerate(factors):
+                tensors |= {f"factor/{subject}/{key}/{place}/{name}": part for name, part in factor.tensors().items()}
+        forms = {f"{subject}/{key}": factors[0].form for (subject, key), factors in self._factors.items()}
+        voxels = {str(subject): count for subject, count in self._n_voxels.items()}
+        write_state(
+            directory, "ridge", {"n_voxels": voxels, "forms": forms, "bands": self._bands}, self._heads, tensors
+        )
 
     @classmethod
     def load(cls, options: RidgeOptions, directory: Path) -> Ridge:
         """Return the ridge that was saved; its blocks stay in the directory and are read when predicting."""
         facts, heads, tensors = read_state(directory, "ridge")
         ridge = cls(options)
-        ridge._heads, ridge._blocks = heads, TargetBlocks(directory)
+        ridge._heads, ridge._blocks, ridge._bands = heads, TargetBlocks(directory), tuple(facts["bands"])
         ridge._n_voxels = {int(subject): count for subject, count in facts["n_voxels"].items()}
         ridge._targets = {name: tensor for name, tensor in tensors.items() if not name.startswith("factor/")}
         for pair in facts["forms"]:
-            prefix = f"factor/{pair}/"
-            named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            ridge._factors[int(pair.split("/")[0]), pair.split("/")[1]] = Factorisation.from_tensors(named)
+            subject, key = pair.split("/")
+            factors = []
+            for place in range(len(ridge._targets[f"shares/{pair}"])):
+                prefix = f"factor/{pair}/{place}/"
+                named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                factors.append(Factorisation.from_tensors(named))
+            ridge._factors[int(subject), key] = tuple(factors)
         return ridge
 
     @property
     def n_parameters(self) -> int:
         """Weights and intercepts of the linear maps: voxels of the head plus one, times targets, over subjects."""
         return sum(
-            (self._factors[subject, columns_key(head, subject)].mean.numel() + 1) * head.size
+            (self._factors[subject, columns_key(head, subject)][0].mean.numel() + 1) * head.size
             for subject in self._n_voxels
             for head in self._heads
         )
-
-
-def _apply(rows: torch.Tensor, eigenvalues: torch.Tensor, cross: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Return `rows @ diag(1 / (s + alpha_t)) @ cross` for every target t.
-
-    Args:
-        rows: `(N, r)`.
-        eigenvalues: `(r,)`.
-        cross: `(r, width)`.
-        alpha: `(width,)`.
-    """
-    # One alpha scales the few rows instead of the wide block.
-    if bool((alpha == alpha[0]).all()):
-        return (rows / (eigenvalues + alpha[0])) @ cross
-    return rows @ (cross / (eigenvalues[:, None] + alpha))

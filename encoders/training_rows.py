@@ -28,9 +28,15 @@ class Piece:
     start: int
     stop: int
 
-    def select(self, batch: Batch) -> torch.Tensor:
-        """Return the `(B, stop - start)` targets of a batch."""
-        return batch.targets[self.head.name].flatten(1)[:, self.start : self.stop]
+
+def runs_of(pieces: Sequence[Piece]) -> dict[str, tuple[int, int]]:
+    """Return the runs of targets to ask a subject's batches for; a group holds at most one piece of a head."""
+    return {piece.head.name: (piece.start, piece.stop) for piece in pieces}
+
+
+def side_by_side(batch: Batch, pieces: Sequence[Piece]) -> torch.Tensor:
+    """Return the `(B, width)` targets of a batch that was asked for the runs of some pieces, in their order."""
+    return torch.cat([batch.targets[piece.head.name] for piece in pieces], dim=1)
 
 
 def pieces_of(heads: Sequence[Head], width: int) -> Iterator[list[Piece]]:
@@ -95,7 +101,7 @@ class TrainingRows:
     @cached_property
     def trial_stimuli(self) -> torch.Tensor:
         """`(trials,)` stimulus of each training trial."""
-        return torch.cat([batch.stimuli.cpu() for batch in self.data.batches("train", seed=-1)])
+        return torch.cat([batch.stimuli.cpu() for batch in self._batches([])])
 
     @cached_property
     def stimuli(self) -> torch.Tensor:
@@ -143,8 +149,12 @@ class TrainingRows:
         if self.average:
             yield self._averaged_voxels, self._averaged_targets(pieces)
             return
-        for batch in self.data.batches("train", seed=-1):
+        for batch in self._batches(pieces):
             yield self._voxels(batch), self._targets(batch, pieces)
+
+    def _batches(self, pieces: Sequence[Piece]) -> Iterator[Batch]:
+        """Return the training trials in the shards' order with the pieces' targets and no other."""
+        return self.data.batches("train", seed=-1, runs=runs_of(pieces))
 
     def _voxels(self, batch: Batch) -> torch.Tensor:
         """Return a batch's voxels where and as they are computed with."""
@@ -155,19 +165,17 @@ class TrainingRows:
         """Return `(B, width)` targets of the pieces, side by side."""
         if not pieces:
             return torch.zeros(batch.voxels.shape[0], 0, dtype=self.dtype, device=self.device)
-        return torch.cat([piece.select(batch) for piece in pieces], dim=1).to(self.device, self.dtype)
+        return side_by_side(batch, pieces).to(self.device, self.dtype)
 
     @cached_property
     def _averaged_voxels(self) -> torch.Tensor:
         """`(n, V)` mean voxels of each stimulus."""
-        batches = self.data.batches("train", seed=-1)
-        return self._average(((batch, self._voxels(batch)) for batch in batches), self.data.n_voxels)
+        return self._average(((batch, self._voxels(batch)) for batch in self._batches([])), self.data.n_voxels)
 
     def _averaged_targets(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Return `(n, width)` mean targets of each stimulus."""
-        batches = self.data.batches("train", seed=-1)
         width = sum(piece.stop - piece.start for piece in pieces)
-        return self._average(((batch, self._targets(batch, pieces)) for batch in batches), width)
+        return self._average(((batch, self._targets(batch, pieces)) for batch in self._batches(pieces)), width)
 
     def _average(self, parts: Iterator[tuple[Batch, torch.Tensor]], width: int) -> torch.Tensor:
         """Return `(n, width)` means over the trials of each stimulus."""

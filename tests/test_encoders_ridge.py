@@ -16,7 +16,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from encoders.base import Head, Runtime, assemble
-from encoders.penalties import choose, folds_by_stimulus, gcv_errors, kfold_errors, loo_errors
+from encoders.penalties import best_rows, choose, folds_by_stimulus, gcv_errors, kfold_errors, loo_errors
 from encoders.ridge import Ridge, RidgeOptions
 from encoders.training_rows import pieces_of
 
@@ -306,7 +306,7 @@ def test_folds_keep_the_repeats_of_a_stimulus_together():
 
 
 def test_form_is_chosen_by_the_smaller_gram_matrix_and_recorded(tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="encoders.ridge")
+    caplog.set_level(logging.INFO, logger="encoders.ridge_fit")
     for n_voxels, form in ((40, "primal"), (90, "primal"), (91, "dual")):
         folder = tmp_path / str(n_voxels)
         folder.mkdir()
@@ -319,10 +319,13 @@ class Counting(FakeSubject):
     """Counts the passes over the training trials."""
 
     passes = 0
+    widest = 0
 
-    def batches(self, role, seed, size=None):
+    def batches(self, role, seed, size=None, runs=None):
         Counting.passes += role == "train"
-        return super().batches(role, seed, size)
+        if role == "train":  # it asks for the targets it needs, never for all
+            Counting.widest = max(Counting.widest, sum(stop - start for start, stop in runs.values()))
+        return super().batches(role, seed, size, runs)
 
 
 def test_every_alpha_and_head_shares_one_factorisation(monkeypatch):
@@ -340,6 +343,25 @@ def test_every_alpha_and_head_shares_one_factorisation(monkeypatch):
     assert len(calls) == 2, "a cached factorisation is not computed again"
     # For each of the two sets of columns: coordinates of the rows, stimuli (once), targets.
     assert Counting.passes == 5
+
+
+@pytest.mark.parametrize("form", ["primal", "dual"])
+@pytest.mark.parametrize("select", ["gcv", "loo", "kfold"])
+@pytest.mark.parametrize("average", [True, False])
+def test_no_more_targets_than_a_block_are_asked_for(form, select, average):
+    Counting.widest = 0
+    counted = Counting(2, {"train": make(40).roles["train"]})
+    fit(counted, select=select, form=form, average_repeats=average, block=5)
+    assert Counting.widest == 5
+
+
+def test_constant_targets_and_useless_alphas_are_never_the_reason_of_a_choice():
+    errors = torch.tensor([[torch.nan, torch.inf], [2.0, 5.0]], dtype=torch.float64)
+    rows, values = best_rows(errors, torch.ones(2, dtype=torch.float64), "per-target")
+    assert (rows.tolist(), values.tolist()) == ([1, 1], [2.0, 5.0])
+    rows, values = best_rows(errors, torch.zeros(2, dtype=torch.float64), "per-target")
+    assert rows.tolist() == [-1, -1]
+    assert torch.isinf(values).all()
 
 
 def test_number_of_parameters_is_that_of_the_linear_maps():
