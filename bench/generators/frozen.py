@@ -7,6 +7,7 @@ nothing else is ever unpickled.
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,21 @@ def read_state(path: Path) -> Mapping[str, object]:
         return load_file(path)
     except SafetensorError as error:
         raise CorruptFileError(f"{path} is not a safetensors file: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping that a JSON file holds.
+
+    Raises:
+        CorruptFileError: If it is none.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CorruptFileError(f"{path} must hold a mapping, got {type(content).__name__}")
+    return content
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:

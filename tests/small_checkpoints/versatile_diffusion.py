@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from bench.generators.clip_tokenizer import clip_merges, write_tokenizer
 from bench.generators.versatile_diffusion.architecture import NOISE, PIXEL_MEAN, PIXEL_STD, PUBLISHED, SAMPLER, build
 from bench.generators.versatile_diffusion.dual import twins
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
-from bench.generators.versatile_diffusion.vocabulary import write_vocabulary
 
 SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.5, "size": 64}
 
@@ -53,7 +53,7 @@ def save(folder: Path) -> None:
             torch.save(_lively(network.state_dict()), place / part / WEIGHTS[part][0])
         (place / "text_unet").mkdir()
         torch.save(text_unet_state(), place / "text_unet" / WEIGHTS["text_unet"][0])
-    write_vocabulary(place / "tokenizer")
+    write_tokenizer(place / "tokenizer", clip_merges())
     pixels = {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD}
     _write(place / "image_feature_extractor/preprocessor_config.json", pixels)
     _write(place / "scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler", **NOISE, **SAMPLER})

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bench.errors import CorruptFileError, MissingDataError
+from bench.errors import CorruptFileError
 from bench.generators.checkpoints import Checkpoint, CheckpointOptions, Found, find
-from bench.generators.frozen import frozen, pretrained, seeded
+from bench.generators.clip_tokenizer import PIECES, clip_tokenizer, tokenizer_from
+from bench.generators.frozen import frozen, pretrained, read_json, seeded
 
 TOKENS = 77
 WIDTH = 768
@@ -64,9 +60,8 @@ _VAE = {
     "sample_size": 512,
     "scaling_factor": SCALING,
 }
-_PIECES = 49408
 _TEXT = {
-    "vocab_size": _PIECES,
+    "vocab_size": PIECES,
     "hidden_size": WIDTH,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -145,7 +140,7 @@ def load(found: Found, dtype: torch.dtype, device: torch.device) -> Networks:
         pretrained(kind, found.folder / part, found.safetensors(f"{part}/"), dtype, device)
         for part, kind in kinds.items()
     )
-    schedule = _json(found.folder / "scheduler" / "scheduler_config.json")
+    schedule = read_json(found.folder / "scheduler" / "scheduler_config.json")
     _refuse_other_models(found, vae, unet, text, schedule)
     return Networks(vae, unet, text, tokenizer_from(found.folder / "tokenizer"), schedule)
 
@@ -154,11 +149,8 @@ def untrained(dtype: torch.dtype, device: torch.device) -> Networks:
     """Return networks of the published size with seeded random weights; the tokenizer is CLIP's own."""
     with seeded():
         vae, unet, text = build()
-    with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer(Path(folder), _clip_merges())
-        tokenizer = tokenizer_from(Path(folder))
     vae, unet, text = (frozen(each, dtype, device) for each in (vae, unet, text))
-    return Networks(vae, unet, text, tokenizer, dict(SCHEDULE))
+    return Networks(vae, unet, text, clip_tokenizer(), dict(SCHEDULE))
 
 
 def build() -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -177,66 +169,6 @@ def networks(model: str, options: CheckpointOptions, dtype: torch.dtype, device:
         CorruptFileError: If a file cannot be read or is another model's.
     """
     return untrained(dtype, device) if options.untrained else load(find(CHECKPOINTS[model], options), dtype, device)
-
-
-def tokenizer_from(folder: Path) -> Any:  # noqa: ANN401 - a transformers tokenizer
-    """Return CLIP's tokenizer from `vocab.json` and `merges.txt`."""
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True, pad_token="<|endoftext|>")
-
-
-def write_tokenizer(folder: Path, merges: Sequence[str]) -> None:
-    """Write `vocab.json` and `merges.txt` of a CLIP tokenizer: bytes, bytes that end a word, merges, two marks.
-
-    Args:
-        folder: Where.
-        merges: Pairs of pieces, most frequent first ("t h").
-    """
-    letters = _byte_letters()
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-
-
-def _byte_letters() -> list[str]:
-    """Return a printable letter for each byte in the order of CLIP's vocabulary (Radford et al. 2019)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = 256 - len(printable)
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(others)]
-
-
-def _clip_merges() -> list[str]:
-    """Return the 48,894 merges of CLIP's vocabulary, which its own package ships.
-
-    Raises:
-        MissingDataError: If the package lacks the file.
-    """
-    spec = importlib.util.find_spec("clip")  # not imported: that loads the whole package for one file
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    path = Path(folders[0] if folders else "clip") / "bpe_simple_vocab_16e6.txt.gz"
-    if not path.is_file():
-        raise MissingDataError(f"untrained weights need {path}, a file of the package clip-anytorch")
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    return lines[1 : _PIECES - 2 * 256 - 2 + 1]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON mapping.
-
-    Raises:
-        CorruptFileError: If it is none.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} must hold a mapping, got {type(content).__name__}")
-    return content
 
 
 def _refuse_other_models(found: Found, vae: Any, unet: Any, text: Any, schedule: dict[str, Any]) -> None:  # noqa: ANN401

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.errors import BadDataError
 from bench.generators.versatile_diffusion.dual import TEXT_TOKENS
 
 PICTURE_SIZE = 512
@@ -65,11 +66,14 @@ class Embeddings:
         """Return `(B, 77, 768)`: the mean over the first five captions of each picture, empty ones left out.
 
         Raises:
-            ValueError: If a picture has no caption.
+            BadDataError: If a picture has no caption.
         """
         kept = [[text for text in texts if text.strip()][:CAPTIONS] for texts in captions]
         if bare := [place for place, texts in enumerate(kept) if not texts]:
-            raise ValueError(f"target 'text' is made of captions; picture {bare[0]} of {len(kept)} has none")
+            raise BadDataError(
+                f"target 'text' of generator 'versatile-diffusion' needs captions: {len(bare)} of {len(kept)} stimuli "
+                f"of a batch have none, the first at place {bare[0]}"
+            )
         tokens = self.text([text for texts in kept for text in texts])
         return torch.stack([part.mean(0) for part in tokens.split([len(texts) for texts in kept])])
 

@@ -102,7 +102,7 @@ class VersatileDiffusion(Generator):
 
         Raises:
             UnknownNameError: If a name is not a target.
-            ValueError: If `text` is asked for and a stimulus has no caption.
+            BadDataError: If `text` is asked for and a stimulus has no caption.
         """
         for name in names:
             if name not in self.targets:

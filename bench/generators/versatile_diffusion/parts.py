@@ -6,18 +6,16 @@ text UNet only the attention blocks are kept: its other layers denoise captions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from bench.errors import CorruptFileError
 from bench.generators.checkpoints import Checkpoint, CheckpointOptions, find
-from bench.generators.frozen import frozen, pretrained, read_state, seeded
+from bench.generators.clip_tokenizer import clip_tokenizer, tokenizer_from
+from bench.generators.frozen import frozen, pretrained, read_json, read_state, seeded
 from bench.generators.versatile_diffusion.architecture import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -27,7 +25,6 @@ from bench.generators.versatile_diffusion.architecture import (
     kind,
 )
 from bench.generators.versatile_diffusion.dual import load_twins, twins
-from bench.generators.versatile_diffusion.vocabulary import clip_tokenizer
 
 # The repository holds PyTorch's own format; safetensors serve those who have converted it.
 WEIGHTS: Mapping[str, tuple[str, str]] = {
@@ -45,7 +42,7 @@ CHECKPOINT = Checkpoint(
     files=(
         *("|".join(f"{part}/{name}" for name in names) for part, names in WEIGHTS.items()),
         *(f"{part}/config.json" for part in PUBLISHED),
-        *(f"tokenizer/{name}" for name in ("vocab.json", "merges.txt", "tokenizer_config.json")),
+        *("tokenizer/vocab.json", "tokenizer/merges.txt"),
         _PIXELS,
         _SCHEDULER,
     ),
@@ -104,22 +101,15 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
     texts = twins(networks["image_unet"])
     path = next(path for path in found.tensors() if path.parent.name == "text_unet")
     load_twins(texts, cast("Mapping[str, torch.Tensor]", read_state(path)), path)
-    pixels = _json(found.folder / _PIXELS)
+    pixels = read_json(found.folder / _PIXELS)
     return Parts(
         **networks,
         texts={name: frozen(block, dtype, device) for name, block in texts.items()},
-        tokenizer=read_tokenizer(found.folder / "tokenizer"),
-        scheduler=build_scheduler(_json(found.folder / _SCHEDULER)),
+        tokenizer=tokenizer_from(found.folder / "tokenizer"),
+        scheduler=build_scheduler(read_json(found.folder / _SCHEDULER)),
         mean=pixels["image_mean"],
         std=pixels["image_std"],
     )
-
-
-def read_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers is imported late
-    """Return CLIP's tokenizer from a folder with `vocab.json` and `merges.txt`."""
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _untrained(dtype: torch.dtype, device: torch.device) -> Parts:
@@ -140,18 +130,3 @@ def _untrained(dtype: torch.dtype, device: torch.device) -> Parts:
 def _format(part: str, dtype: torch.dtype) -> torch.dtype:
     """Return the number format of a part: the encoders make targets, which are float32 everywhere."""
     return torch.float32 if part in ("image_encoder", "text_encoder") else dtype
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        CorruptFileError: If the file holds anything else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
