@@ -24,7 +24,7 @@ from bench.errors import BadDataError, CorruptFileError
 
 DTYPE = np.dtype("<i2")
 SCALE = 1 / 300
-GAP = 1 << 13
+GAP = 1 << 16
 """Bytes between two wanted chunks that are read along with them rather than with a request of their own."""
 LARGEST_RANGE = 1 << 23
 """Bytes of one request at most, so that the requests in flight stay small beside a session's betas."""
