@@ -1,5 +1,6 @@
 """The tiny latent diffusion model: what its weights can do, and its arithmetic against slow references."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from bench.data.simulate.scenes import draw_batch, sample_scene, stimulus_seed
 from bench.errors import UnknownNameError
 from bench.generators.base import MissingWeightsError, Stimuli
 from bench.generators.chosen import Chosen
-from bench.generators.tiny_diffusion import model, train
+from bench.generators.tiny_diffusion import model, train, training
 from bench.generators.tiny_diffusion.architecture import new_vae
 
 
@@ -48,7 +49,7 @@ def correlations(a, b):
 
 
 def test_weights_are_small():
-    total = sum((model.WEIGHTS / name).stat().st_size for name in model.WEIGHT_FILES)
+    total = sum((model.WEIGHTS.folder / name).stat().st_size for name in model.WEIGHTS.names)
     assert total <= 10 * 2**20
 
 
@@ -84,7 +85,7 @@ def test_diffusion_makes_a_noisy_latent_more_scene_like(load, images, latents):
 def test_the_unet_removes_most_of_the_noise(load, latents):
     """The clean estimate of a noised latent is far nearer to it than the noised latent, rescaled, is."""
     generator = load(steps=1000, strength=0.5)
-    cumulative = generator.scheduler.alphas_cumprod[generator.timesteps]
+    cumulative = generator.space.scheduler.alphas_cumprod[generator.space.timesteps]
     before = float(((1 - cumulative) / cumulative).mean())
     with torch.no_grad():
         after = float(generator.loss({"latent": latents}, {"latent": latents}, list(range(len(latents)))))
@@ -102,7 +103,7 @@ def test_ddim_against_the_formula(load, latents):
     generator = load(steps=4, strength=0.5)
     cumulative = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     noise = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(5))
-    assert generator.timesteps == [251, 1]
+    assert generator.space.timesteps == [251, 1]
     kept = cumulative[251]
     x = math.sqrt(kept) * latents[:1] + math.sqrt(1 - kept) * noise
     for step, before in ((251, cumulative[1]), (1, cumulative[0])):
@@ -111,7 +112,7 @@ def test_ddim_against_the_formula(load, latents):
         clean = math.sqrt(kept) * x - math.sqrt(1 - kept) * v
         epsilon = math.sqrt(kept) * v + math.sqrt(1 - kept) * x
         x = math.sqrt(before) * clean + math.sqrt(1 - before) * epsilon
-    torch.testing.assert_close(generator._denoise(latents[:1], [5]), x, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(generator._redrawn({"latent": latents[:1]}, [5]), x, rtol=1e-3, atol=1e-3)
 
 
 def test_eta_uses_each_pictures_own_noise(load, latents):
@@ -166,9 +167,9 @@ def test_trace_gives_the_states_that_rendering_passes_through(generator, latents
     found = generator.trace({"latent": latents[:3]}, layers, steps, [1, 2, 3])
     assert set(found) == {(layer, step) for layer in layers for step in steps}
     assert found["conv_out", 0].shape == (3, 4, 16, 16) and found["mid_block", 2].shape[:2] == (3, 128)
-    noise = generator._noise([torch.Generator().manual_seed(s) for s in (1, 2, 3)])
-    first = generator.timesteps[0]
-    noisy = generator.scheduler.add_noise(latents[:3], noise, torch.full((3,), first))
+    noise = generator.space.noise([torch.Generator().manual_seed(s) for s in (1, 2, 3)])
+    first = generator.space.timesteps[0]
+    noisy = generator.space.scheduler.add_noise(latents[:3], noise, torch.full((3,), first))
     with torch.no_grad():
         torch.testing.assert_close(found["conv_out", 0], generator.unet(noisy, first).sample)
     assert not generator.unet.mid_block._forward_hooks
@@ -183,7 +184,7 @@ def test_trace_refuses_what_is_not_there(generator, latents):
 
 
 def test_missing_weights_say_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(model, "WEIGHTS", dataclasses.replace(model.WEIGHTS, folder=tmp_path))
     with pytest.raises(MissingWeightsError, match=r"no scheduler.*train them with: python -m"):
         Chosen("tiny-diffusion").load(torch.device("cpu"))
     with pytest.raises(MissingWeightsError):
@@ -192,10 +193,10 @@ def test_missing_weights_say_what_to_do(monkeypatch, tmp_path):
 
 def test_digest_changes_with_the_weights(monkeypatch, tmp_path):
     before = model.TinyDiffusion.weights_digest(model.Options())
-    for name in model.WEIGHT_FILES:
+    for name in model.WEIGHTS.names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((model.WEIGHTS / name).read_bytes())
-    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+        (tmp_path / name).write_bytes((model.WEIGHTS.folder / name).read_bytes())
+    monkeypatch.setattr(model, "WEIGHTS", dataclasses.replace(model.WEIGHTS, folder=tmp_path))
     assert model.TinyDiffusion.weights_digest(model.Options()) == before
     (tmp_path / "vae/config.json").write_text("{}")
     assert model.TinyDiffusion.weights_digest(model.Options()) != before
@@ -203,7 +204,7 @@ def test_digest_changes_with_the_weights(monkeypatch, tmp_path):
 
 def test_standardising_changes_no_decoded_picture():
     torch.manual_seed(0)
-    vae, batch = new_vae().eval(), train.pictures(0, 16)
+    vae, batch = new_vae().eval(), training.pictures(0, 16)
     with torch.no_grad():
         before = vae.encode(batch).latent_dist
         decoded = vae.decode(before.mode()).sample
@@ -217,9 +218,9 @@ def test_standardising_changes_no_decoded_picture():
 
 
 def test_training_scenes_are_never_those_of_a_dataset():
-    assert train.TRAINING_DESIGN != train.HELD_OUT_DESIGN
-    assert min(train.TRAINING_DESIGN, train.HELD_OUT_DESIGN) > 10**6
-    assert not torch.equal(train.pictures(0, 2), train.pictures(0, 2, 0))
+    assert training.TRAINING_DESIGN != training.HELD_OUT_DESIGN
+    assert min(training.TRAINING_DESIGN, training.HELD_OUT_DESIGN) > 10**6
+    assert not torch.equal(training.pictures(0, 2), training.pictures(0, 2, 0))
 
 
 @pytest.mark.timeout(120)
@@ -227,5 +228,5 @@ def test_a_few_steps_of_training_are_reproducible(tmp_path):
     arguments = ["--vae-steps", "2", "--unet-steps", "2", "--scenes", "64", "--out"]
     for run in ("a", "b"):
         assert train.main([*arguments, str(tmp_path / run)]) == 0
-    for name in model.WEIGHT_FILES:
+    for name in model.WEIGHTS.names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch.nn import functional
 
 from bench.errors import UnknownNameError
-from bench.generators.base import (
-    Generator,
-    InputSpec,
-    MissingWeightsError,
-    Stimuli,
-    TargetSpec,
-    WeightsSize,
-    safetensors_size,
-)
-from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE, PICTURE_SIZE
+from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators.tiny_diffusion import latent_space
+from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE
+from bench.generators.tiny_diffusion.latent_space import STARTS, LatentSpace, check_counts, generators_of
 
-WEIGHTS = Path(__file__).parent / "weights"
-WEIGHT_FILES = (
-    "scheduler/scheduler_config.json",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
+WEIGHTS = replace(
+    latent_space.WEIGHTS,
+    names=tuple(sorted((*latent_space.WEIGHTS.names, "unet/config.json", "unet/diffusion_pytorch_model.safetensors"))),
 )
-_ENCODE_BATCH = 64
 _RENDER_ONLY = {"stage": "render"}
 
 
@@ -62,10 +49,7 @@ class TinyDiffusion(Generator):
     version: ClassVar[int] = 2
     Options: ClassVar[type] = Options
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latent": TargetSpec(LATENT_SHAPE)}
-    inputs: ClassVar[Mapping[str, InputSpec]] = {
-        "latent": InputSpec(LATENT_SHAPE, oracle="latent", required=False),
-        "image": InputSpec((3, PICTURE_SIZE, PICTURE_SIZE), kind="picture", required=False),
-    }
+    inputs: ClassVar[Mapping[str, InputSpec]] = STARTS
 
     def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
         """Load the shipped weights.
@@ -74,30 +58,21 @@ class TinyDiffusion(Generator):
             MissingWeightsError: If a weight file is not there.
         """
         super().__init__(options, device)
-        check_weights()
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+        WEIGHTS.check()
+        from diffusers import UNet2DModel
 
-        self.vae = _frozen(AutoencoderKL, "vae", device)
-        self.unet = _frozen(UNet2DModel, "unet", device)
-        self.scheduler = DDIMScheduler.from_pretrained(WEIGHTS / "scheduler")
-        self.scheduler.set_timesteps(self.options.steps)
-        calls = round(self.options.steps * self.options.strength)
-        self.timesteps = [int(t) for t in self.scheduler.timesteps[self.options.steps - calls :]]
+        self.unet = WEIGHTS.load(UNet2DModel, "unet", device)
+        self.space = LatentSpace(self.options.steps, self.options.strength, device)
 
     @classmethod
     def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
         """Return the sha256 over the weight files, names included; they are the same whatever the options."""
-        check_weights()
-        total = hashlib.sha256()
-        for name in WEIGHT_FILES:
-            total.update(name.encode() + b"\0" + hashlib.sha256((WEIGHTS / name).read_bytes()).digest())
-        return total.hexdigest()
+        return WEIGHTS.digest()
 
     @classmethod
     def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
         """Return the size of VAE and UNet; they are the same whatever the options."""
-        check_weights()
-        return safetensors_size([WEIGHTS / name for name in WEIGHT_FILES if name.endswith(".safetensors")])
+        return WEIGHTS.size()
 
     def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the scaled posterior means `(B, 4, 16, 16)`: they are no samples, so seeds change nothing.
@@ -108,9 +83,8 @@ class TinyDiffusion(Generator):
         for name in names:
             if name not in self.targets:
                 raise UnknownNameError("target", name, self.targets, "generator 'tiny-diffusion'")
-        with torch.no_grad():
-            parts = [self._latents(part).cpu() for part in stimuli.images.split(_ENCODE_BATCH)]
-        return {name: torch.cat(parts) for name in names}
+        latents = self.space.encode(stimuli.images).cpu() if names else torch.empty(0)
+        return dict.fromkeys(names, latents)
 
     def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Make pictures from predicted latents, or from pictures.
@@ -126,9 +100,7 @@ class TinyDiffusion(Generator):
             ValueError: If not exactly one input is given, or its shape or values cannot be right.
         """
         with torch.no_grad():
-            latents = self._denoise(self._start(inputs, seeds), seeds)
-            pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-            return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+            return self.space.decode(self._redrawn(inputs, seeds))
 
     def loss(
         self, inputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], seeds: Sequence[int]
@@ -144,12 +116,12 @@ class TinyDiffusion(Generator):
             targets: `latent` `(B, 4, 16, 16)`.
             seeds: One a latent.
         """
-        latents, generators = self._start(inputs, seeds), [torch.Generator().manual_seed(int(s)) for s in seeds]
-        visited = torch.tensor(self.timesteps or [int(self.scheduler.timesteps[-1])])
+        latents, generators, scheduler = self._start(inputs, seeds), generators_of(seeds), self.space.scheduler
+        visited = torch.tensor(self.space.timesteps or [int(scheduler.timesteps[-1])])
         picks = torch.cat([torch.randint(len(visited), (1,), generator=g) for g in generators])
         steps = visited[picks].to(self.device)
-        noisy = self.scheduler.add_noise(latents, self._noise(generators), steps)
-        kept = self.scheduler.alphas_cumprod.to(self.device)[steps].view(-1, 1, 1, 1)
+        noisy = scheduler.add_noise(latents, self.space.noise(generators), steps)
+        kept = scheduler.alphas_cumprod.to(self.device)[steps].view(-1, 1, 1, 1)
         clean = kept.sqrt() * noisy - (1 - kept).sqrt() * self.unet(noisy, steps).sample
         return functional.mse_loss(clean, targets["latent"].to(self.device))
 
@@ -175,86 +147,40 @@ class TinyDiffusion(Generator):
         for name in layers:
             if name not in modules:
                 raise UnknownNameError("layer", name, modules, "the UNet of 'tiny-diffusion'")
-        if wrong := [step for step in steps if not 0 <= step < len(self.timesteps)]:
-            raise ValueError(f"trace: steps {wrong} are not among the {len(self.timesteps)} denoising steps taken")
+        if wrong := [step for step in steps if not 0 <= step < len(self.space.timesteps)]:
+            raise ValueError(
+                f"trace: steps {wrong} are not among the {len(self.space.timesteps)} denoising steps taken"
+            )
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
         hooks = [modules[name].register_forward_hook(_keep(seen[name])) for name in layers]
         try:
             with torch.no_grad():
-                self._denoise(self._start(inputs, seeds), seeds)
+                self._redrawn(inputs, seeds)
         finally:
             for hook in hooks:
                 hook.remove()
         for name, outputs in seen.items():
-            if len(outputs) != len(self.timesteps):
+            if len(outputs) != len(self.space.timesteps):
                 raise ValueError(
-                    f"trace: {name!r} gave {len(outputs)} tensors in {len(self.timesteps)} steps, not one a step"
+                    f"trace: {name!r} gave {len(outputs)} tensors in {len(self.space.timesteps)} steps, not one a step"
                 )
         return {(name, step): seen[name][step] for name in layers for step in steps}
-
-    def _latents(self, images: torch.Tensor) -> torch.Tensor:
-        """Return scaled posterior means of `(B, 3, H, W)` uint8 pictures."""
-        pixels = images.to(self.device).float() / 127.5 - 1
-        if pixels.shape[-2:] != (PICTURE_SIZE, PICTURE_SIZE):
-            pixels = functional.interpolate(pixels, (PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", antialias=True)
-        return cast("torch.Tensor", self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor)
 
     def _start(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Return the latents that rendering starts from, checked."""
         given = sorted(inputs)
         if given not in (["latent"], ["image"]):
             raise ValueError(f"tiny-diffusion renders from one of 'latent' and 'image', got {given}")
-        values = inputs[given[0]]
-        if len(values) != len(seeds):
-            raise ValueError(f"{len(values)} inputs {given[0]!r} but {len(seeds)} seeds")
-        if given == ["image"]:
-            if values.ndim != 4 or values.shape[1] != 3 or values.dtype != torch.uint8:
-                raise ValueError(f"image must be (B, 3, H, W) uint8, got {tuple(values.shape)} {values.dtype}")
-            return self._latents(values)
-        if tuple(values.shape[1:]) != LATENT_SHAPE:
-            raise ValueError(f"latent must be (B, {', '.join(map(str, LATENT_SHAPE))}), got {tuple(values.shape)}")
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError("latent holds NaN or infinite values")
-        return values.to(self.device, torch.float32)
+        check_counts(inputs, seeds)
+        return self.space.start(given[0], inputs[given[0]])
 
-    def _noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Return the next standard normal latent of each picture's own generator; drawn on the CPU on any device."""
-        return torch.stack([torch.randn(LATENT_SHAPE, generator=g) for g in generators]).to(self.device)
+    def _redrawn(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        """Return the denoised latents of inputs."""
+        return self.space.redraw(self._start(inputs, seeds), seeds, self._guess, self.options.eta)
 
-    def _denoise(self, latents: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        """Noise latents to the strength's level and denoise them again."""
-        if not self.timesteps or not len(latents):
-            return latents
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        first = torch.full((len(latents),), self.timesteps[0], device=self.device)
-        latents = self.scheduler.add_noise(latents, self._noise(generators), first)
-        eta = self.options.eta
-        for step in self.timesteps:
-            noise = self._noise(generators) if eta > 0 else None
-            guess = self.unet(latents, step).sample
-            latents = self.scheduler.step(guess, step, latents, eta=eta, variance_noise=noise).prev_sample
-        return latents
-
-
-def check_weights() -> None:
-    """Check that the shipped weights are there.
-
-    Raises:
-        MissingWeightsError: If a file is not; the message says how to get it.
-    """
-    missing = [name for name in WEIGHT_FILES if not (WEIGHTS / name).is_file()]
-    if missing:
-        raise MissingWeightsError(
-            f"tiny-diffusion: no {missing[0]} in {WEIGHTS}. The weights ship with the package; reinstall it, or train "
-            f"them with: python -m bench.generators.tiny_diffusion.train --out {WEIGHTS}"
-        )
-
-
-def _frozen(kind: Any, name: str, device: torch.device) -> Any:  # noqa: ANN401 - a diffusers model class and model
-    """Return a network of the weights folder: float32, evaluation mode, no gradients of its own."""
-    settings = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}
-    model = kind.from_pretrained(WEIGHTS / name, **settings)
-    return model.to(device).eval().requires_grad_(False)
+    def _guess(self, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """Return the velocity that the UNet predicts at a timestep."""
+        return self.unet(latents, step).sample
 
 
 def _keep(outputs: list[torch.Tensor]) -> Any:  # noqa: ANN401 - a forward hook

@@ -12,48 +12,29 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.data.simulate.scenes import draw_batch, sample_scene, stimulus_seed
-from bench.generators.tiny_diffusion.architecture import PICTURE_SIZE, new_scheduler, new_unet, new_vae
+from bench.generators.tiny_diffusion.architecture import new_scheduler, new_unet, new_vae
+from bench.generators.tiny_diffusion.training import (
+    HELD_OUT_DESIGN,
+    batches,
+    follow,
+    learning_rate,
+    pictures,
+    pixel_correlation,
+    training_latents,
+)
 
-TRAINING_DESIGN = 1_000_003
-"""Design seed of the training scenes: the simulated datasets count theirs from 0."""
-HELD_OUT_DESIGN = 1_000_004
-"""Design seed of the scenes that training reports on and never learns from."""
 VAE_BATCH = 16
 UNET_BATCH = 64
 KL_WEIGHT = 3e-4
 _LOG = logging.getLogger(__name__)
-
-
-def pictures(first: int, count: int, design: int = TRAINING_DESIGN) -> torch.Tensor:
-    """Return scenes `first ... first + count - 1` of a design as `(count, 3, 64, 64)` floats in [-1, 1]."""
-    scenes = [sample_scene(stimulus_seed(index, design)) for index in range(first, first + count)]
-    array = np.ascontiguousarray(draw_batch(scenes, PICTURE_SIZE).transpose(0, 3, 1, 2))
-    return torch.from_numpy(array).float() / 127.5 - 1
-
-
-def pixel_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the mean Pearson correlation of `(N, ...)` pictures over their own pixels (PixCorr)."""
-    a, b = (x.flatten(1).double() - x.flatten(1).double().mean(1, keepdim=True) for x in (a, b))
-    return float((functional.normalize(a, dim=1) * functional.normalize(b, dim=1)).sum(1).mean())
-
-
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
-    """Return the rate at a step: linear warm-up, then a cosine down to a fiftieth of the peak."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    done = (step - warm_up) / max(1, steps - warm_up)
-    return peak * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
 
 def train_vae(steps: int, seed: int, out: Path, save_every: int = 200) -> None:
@@ -123,29 +104,6 @@ def standardise(vae: Any, batch: torch.Tensor) -> None:  # noqa: ANN401 - see va
     kernel *= deviation[None, :, None, None]
 
 
-@torch.no_grad()
-def training_latents(out: Path, count: int) -> torch.Tensor:
-    """Return the scaled posterior means `(count, 4, 16, 16)` of training scenes under the VAE in `out`."""
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(out / "vae", low_cpu_mem_usage=False).float().eval()
-    parts = []
-    for first in range(0, count, 128):
-        mean = vae.encode(pictures(first, min(128, count - first))).latent_dist.mode()
-        parts.append(mean * vae.config.scaling_factor)
-    return torch.cat(parts)
-
-
-def batches(latents: torch.Tensor, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield `steps` batches of 64 latents, reshuffled whenever all were seen."""
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
-        if len(order) < UNET_BATCH:
-            order = torch.randperm(len(latents), generator=generator)
-        yield latents[order[:UNET_BATCH]]
-        order = order[UNET_BATCH:]
-
-
 def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 200) -> None:
     """Train the UNet on the latents of the VAE in `out` and write it with its schedule to `out/unet`, `out/scheduler`.
 
@@ -164,10 +122,11 @@ def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
     latents, started, recent = training_latents(out, scenes), time.monotonic(), 1.0
     _LOG.info("unet: %d latents, standard deviation %.3f", len(latents), float(latents.std()))
-    for step, batch in enumerate(batches(latents, steps, torch.Generator().manual_seed(seed))):
+    order = batches(len(latents), UNET_BATCH, steps, torch.Generator().manual_seed(seed))
+    for step, rows in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, 1.5e-3)
-        loss = diffusion_loss(unet, scheduler, batch)
+        loss = diffusion_loss(unet, scheduler, latents[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -188,13 +147,6 @@ def diffusion_loss(unet: Any, scheduler: Any, latents: torch.Tensor) -> torch.Te
     with torch.autocast("cpu", torch.bfloat16):
         predicted = unet(scheduler.add_noise(latents, noise, steps), steps).sample
     return functional.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, steps))
-
-
-@torch.no_grad()
-def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the trained ones."""
-    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast, 1 - decay)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
