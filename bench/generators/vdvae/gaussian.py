@@ -44,8 +44,16 @@ class Noise:
     They are drawn on the CPU, so that a seed gives the same picture on every device and in any batch.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self._streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    def __init__(self, seeds: Sequence[int], device: torch.device, *, posterior: bool) -> None:
+        """Start the streams.
+
+        Args:
+            seeds: One a picture.
+            device: Where the numbers go.
+            posterior: Whether they sample posteriors. A stimulus may be encoded and rendered with one seed, so the two
+                have streams of their own: rendering from true latents must not meet their noise again.
+        """
+        self._streams = [torch.Generator().manual_seed((2 * int(seed) + posterior) % 2**63) for seed in seeds]
         self._device = device
 
     def normal(self, shape: Sequence[int]) -> Tensor:

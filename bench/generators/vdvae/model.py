@@ -55,7 +55,7 @@ class Options(CheckpointOptions):
 class Vdvae(Generator):
     """OpenAI's VDVAE, frozen: `latents` are the first 31 groups, flattened one after the other (`architecture`)."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Options: ClassVar[type] = Options
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latents": TargetSpec((PREDICTED_NUMBERS,))}
     inputs: ClassVar[Mapping[str, InputSpec]] = {"latents": InputSpec((PREDICTED_NUMBERS,), oracle="latents")}
@@ -124,7 +124,7 @@ class Vdvae(Generator):
     @torch.no_grad()
     def _posterior_sample(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the flattened samples of a few pictures, on the CPU."""
-        noise, groups = Noise(seeds, self.device), list[Tensor]()
+        noise, groups = Noise(seeds, self.device, posterior=True), list[Tensor]()
         pictures = normalised(resized(images), self.device).to(self.network.dtype)
         activations = self.network.encoder(pictures)
 
@@ -140,7 +140,7 @@ class Vdvae(Generator):
     @torch.no_grad()
     def _pictures(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return a few pictures `(B, 3, 64, 64)` uint8, on the CPU."""
-        noise, shapes = Noise(seeds, self.device), predicted_shapes()
+        noise, shapes = Noise(seeds, self.device, posterior=False), predicted_shapes()
         # One after the other in the order of the decoder, as the published script stacks them.
         flat = latents.to(self.device, torch.float32).split([prod(shape) for shape in shapes], dim=1)
 

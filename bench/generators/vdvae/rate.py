@@ -42,7 +42,7 @@ def bits_per_dimension(network: VeryDeepVAE, pictures: Tensor, seeds: Sequence[i
         seeds: One a picture.
     """
     device = network.decoder.gain.device
-    noise = Noise(seeds, device)
+    noise = Noise(seeds, device, posterior=True)
     activations = network.encoder(normalised(pictures, device))
     nats = torch.zeros(len(pictures), device=device)  # of all groups so far: the rate
 
