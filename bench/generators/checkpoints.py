@@ -107,7 +107,7 @@ def find(checkpoint: Checkpoint, options: CheckpointOptions) -> Found:
             return Found(checkpoint, folder, files)
         searched.append((folder, lacks))
     if not options.download:
-        raise MissingWeightsError(_missing(checkpoint, searched))
+        raise MissingWeightsError(_missing(checkpoint, searched, options))
     folder = home() / "weights" / checkpoint.name
     _LOG.warning("%s comes from %s. %s", checkpoint.name, checkpoint.source, _terms(checkpoint))
     _download(checkpoint, folder)
@@ -150,7 +150,15 @@ def weights_size(checkpoints: Sequence[Checkpoint], options: CheckpointOptions) 
 
 
 def _places(checkpoint: Checkpoint, weights: str | None) -> list[Path]:
-    """Return the folders to search, in order; the Hub's cache only where it knows the repository."""
+    """Return the folders to search, in order; the Hub's cache only where it knows the repository.
+
+    Raises:
+        MissingWeightsError: If `weights` names no folder: a misspelt one must not mean another.
+    """
+    if weights is not None and not Path(weights).expanduser().is_dir():
+        raise MissingWeightsError(
+            f"option weights: there is no folder {weights} in which to look for {checkpoint.name}"
+        )
     places = [Path(weights).expanduser() / checkpoint.name] if weights is not None else []
     places.append(home() / "weights" / checkpoint.name)
     if not checkpoint.repository:
@@ -183,13 +191,14 @@ def _files_in(checkpoint: Checkpoint, folder: Path) -> tuple[tuple[str, ...], li
     return tuple(sorted(files)), lacks
 
 
-def _missing(checkpoint: Checkpoint, searched: Sequence[tuple[Path, Sequence[str]]]) -> str:
+def _missing(checkpoint: Checkpoint, searched: Sequence[tuple[Path, Sequence[str]]], options: CheckpointOptions) -> str:
     """Say what is missing, where it was sought, and what to do."""
     places = "; ".join(
         f"{folder} lacks {', '.join(lacks)}" if folder.is_dir() else f"there is no {folder}"
         for folder, lacks in searched
     )
-    cache = "" if len(searched) > 1 or not checkpoint.repository else "; nor is it in the Hub's cache"
+    cached = not checkpoint.repository or len(searched) > 1 + (options.weights is not None)
+    cache = "" if cached else "; nor is it in the Hub's cache"
     put = home() / "weights" / checkpoint.name
     return (
         f"the weights {checkpoint.name} are not on this machine: {places}{cache}. Put "
