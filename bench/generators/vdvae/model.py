@@ -59,6 +59,7 @@ class Vdvae(Generator):
     Options: ClassVar[type] = Options
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latents": TargetSpec((PREDICTED_NUMBERS,))}
     inputs: ClassVar[Mapping[str, InputSpec]] = {"latents": InputSpec((PREDICTED_NUMBERS,), oracle="latents")}
+    trained_on: ClassVar[tuple[str, ...] | None] = ("imagenet-64",)
 
     def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
         """Load the published weights.
