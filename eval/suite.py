@@ -17,10 +17,12 @@ from torch import Tensor
 
 from eval import statistics
 from eval.images import check_images
+from eval.job import EncodingModel, FeatureCache, Job
 from eval.networks import weights as network_weights
+from eval.networks.features import DTYPES, Precision
 from eval.protocols import base as protocols
 from eval.protocols.base import MetricSpec, Protocol
-from eval.values import EncodingModel, FeatureCache, Job, compute
+from eval.values import compute
 
 __all__ = ["EncodingModel", "FeatureCache", "MetricResult", "Scores", "score"]
 
@@ -61,6 +63,7 @@ class Scores:
         per_image: For each computed metric `(N,)` float64, samples already averaged.
         weights: For each feature network the sha256 of its weights, or "untrained:<seed>".
         samples: S.
+        precision: Of the networks' forward passes; all else is computed in float64.
     """
 
     protocol: str
@@ -69,6 +72,7 @@ class Scores:
     per_image: Mapping[str, Array]
     weights: Mapping[str, str]
     samples: int
+    precision: Precision = "float32"
 
     @property
     def untrained(self) -> bool:
@@ -85,6 +89,7 @@ class Scores:
         columns = {"image": pa.array(range(count), pa.int64())}
         columns |= {name: pa.array(values, pa.float64()) for name, values in self.per_image.items()}
         identity = {"protocol": self.protocol, "version": str(self.version), "samples": str(self.samples)}
+        identity["precision"] = self.precision
         identity |= {f"weights.{name}": digest for name, digest in self.weights.items()}
         return pa.table(columns).replace_schema_metadata(identity)
 
@@ -101,6 +106,7 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     seed: int = 0,
     latents: tuple[Tensor, Tensor] | None = None,
     betas: tuple[Tensor, EncodingModel] | None = None,
+    precision: Precision = "float32",
 ) -> Scores:
     """Score reconstructions under a protocol.
 
@@ -118,6 +124,7 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
         latents: Predicted and true latents `(N, D)`, for retrieval.
         betas: Test betas `(N, V)`, averaged over repetitions, and an encoding model that predicts betas from pictures
             `(B, 3, H, W)` in [0, 1], for brain correlation.
+        precision: Of the networks' forward passes. The reduced ones are faster on a GPU; the result says which it was.
 
     Returns:
         The values with their uncertainty, and the per-image table behind them. A metric whose inputs were not given
@@ -131,6 +138,8 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     """
     chosen = protocols.find(protocol) if isinstance(protocol, str) else protocol
     _check(reconstructions, truth, latents, betas)
+    if precision not in DTYPES:
+        raise ValueError(protocols.unknown("precision", precision, list(DTYPES)))
     stacked = reconstructions if reconstructions.ndim == 5 else reconstructions[:, None]
     given = {"images": True, "predictions": latents, "true latents": latents, "betas": betas}
     reasons = {spec.name: _missing(spec, len(truth), given) for spec in chosen.metrics}
@@ -139,10 +148,10 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     # All weights are looked for before anything is computed: a missing file must not cost an hour.
     digests = {network.name: network_weights.digest(network, weights) for network in networks}
     place = torch.device(device)
-    job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas)
+    job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
     per_image = compute(wanted, job)
     results = tuple(_result(spec, reasons[spec.name], per_image, seed) for spec in chosen.metrics)
-    return Scores(chosen.name, chosen.version, results, per_image, digests, stacked.shape[1])
+    return Scores(chosen.name, chosen.version, results, per_image, digests, stacked.shape[1], precision)
 
 
 def _check(

@@ -6,65 +6,27 @@ Shape legend: N images, S samples of an image, D features, V voxels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.images import Step, digest_images
+from eval.images import Step
+from eval.job import EncodingModel, Job, prepared
 from eval.metrics.base import unit_images
 from eval.metrics.samples import SampleValues, combine
+from eval.metrics.ssim import TOGETHER
 from eval.networks import weights as network_weights
 from eval.networks.base import Network
 from eval.networks.features import Extractor
 from eval.protocols.base import Feature, MetricSpec
 
 Array = NDArray[np.float64]
-EncodingModel = Callable[[Tensor], Tensor]
-"""Predicts betas `(B, V)` from pictures `(B, 3, H, W)` in [0, 1]."""
-FeatureCache = MutableMapping[tuple[str, str, str], NDArray[np.float32]]
-"""Features `(N, D)` of truths, by (digest of pictures, preprocessing and weights; network; tap)."""
 
-IMAGE_CHUNK = 32
-"""Pictures resized together for pixel metrics."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call of `score`.
-
-    Attributes:
-        reconstructions: `(N, S, 3, H, W)`.
-        truth: `(N, 3, H, W)`.
-        first: The protocol's first step.
-        weights: Folder of weights, "untrained", or None.
-        digests: Digest of the weights by network.
-        device: Where to compute.
-        batch: Pictures a forward pass.
-        cache: Of truth features.
-        latents: Predicted and true, `(N, D)`.
-        betas: Measured `(N, V)` and the encoding model.
-    """
-
-    reconstructions: Tensor
-    truth: Tensor
-    first: Step | None
-    weights: Path | str | None
-    digests: Mapping[str, str]
-    device: torch.device
-    batch: int
-    cache: FeatureCache | None
-    latents: tuple[Tensor, Tensor] | None
-    betas: tuple[Tensor, EncodingModel] | None
-
-    @property
-    def samples(self) -> list[Tensor]:
-        """The S sets of N pictures."""
-        return list(self.reconstructions.unbind(1))
+IMAGE_CHUNK = TOGETHER
+"""Pictures resized together for pixel metrics: as many as SSIM takes at once."""
 
 
 def compute(specs: Sequence[MetricSpec], job: Job) -> dict[str, Array]:
@@ -82,7 +44,14 @@ def compute(specs: Sequence[MetricSpec], job: Job) -> dict[str, Array]:
         MissingWeightsError: If a weights file is not there.
         WrongWeightsError: If a weights file belongs to another network.
     """
-    values = {s.name: _NETWORKLESS[s.computed_by.reads](s, job) for s in specs if s.feature is None}
+    networkless = [spec for spec in specs if spec.feature is None]
+    values = {
+        spec.name: _SUPPLIED[spec.computed_by.reads](spec, job)
+        for spec in networkless
+        if spec.computed_by.reads in _SUPPLIED
+    }
+    job = prepared(job, networks=len(networkless) < len(specs))
+    values |= _pixel_values([spec for spec in networkless if spec.computed_by.reads not in _SUPPLIED], job)
     for network in dict.fromkeys(spec.feature.network for spec in specs if spec.feature):
         # One at a time in memory: CLIP alone holds 1.2 GB.
         values |= _network_values(network, [s for s in specs if s.feature and s.feature.network == network], job)
@@ -90,23 +59,25 @@ def compute(specs: Sequence[MetricSpec], job: Job) -> dict[str, Array]:
     return {spec.name: values[spec.name].double().cpu().numpy() for spec in specs}
 
 
-def _pixel_values(spec: MetricSpec, job: Job) -> Tensor:
-    """`(N,)` values of a pixel metric."""
+def _pixel_values(specs: Sequence[MetricSpec], job: Job) -> dict[str, Tensor]:
+    """`(N,)` values of the pixel metrics."""
 
     # Resized pictures take a hundred times the memory of what is left of them, so only a chunk exists at a time.
-    def sized(images: Tensor) -> Tensor:
+    def sized(images: Tensor, resize: Step | None) -> Tensor:
         pixels = unit_images(images.to(job.device)).float()
-        for step in (job.first, spec.resize):
+        for step in (job.first, resize):
             pixels = step(pixels) if step else pixels
         return pixels
 
-    parts = []
+    parts: dict[str, list[Tensor]] = {spec.name: [] for spec in specs}
     for rows in _slices(len(job.truth), IMAGE_CHUNK):
-        truth = sized(job.truth[rows])
-        shown = [sized(sample[rows]) for sample in job.samples]
-        _check_sizes(spec, shown[0], truth)
-        parts.append(torch.stack([spec.computed_by.compare(each, truth) for each in shown]))
-    return combine(torch.cat(parts, 1), spec.samples, spec.higher_is_better)
+        for resize in dict.fromkeys(spec.resize for spec in specs):  # metrics of one size share the pictures
+            truth = sized(job.truth[rows], resize)
+            shown = [sized(sample[rows], resize) for sample in job.samples]
+            for spec in (spec for spec in specs if spec.resize == resize):
+                _check_sizes(spec, shown[0], truth)
+                parts[spec.name].append(torch.stack([spec.computed_by.compare(each, truth) for each in shown]))
+    return {s.name: combine(torch.cat(parts[s.name], 1), s.samples, s.higher_is_better) for s in specs}
 
 
 def _check_sizes(spec: MetricSpec, shown: Tensor, truth: Tensor) -> None:
@@ -143,11 +114,8 @@ def _encoded(images: Tensor, encode: EncodingModel, measured: Tensor, job: Job) 
     return torch.cat(parts)
 
 
-_NETWORKLESS: Mapping[str, Callable[[MetricSpec, Job], Tensor]] = {
-    "pixels": _pixel_values,
-    "latents": _latent_values,
-    "betas": _beta_values,
-}
+_SUPPLIED: Mapping[str, Callable[[MetricSpec, Job], Tensor]] = {"latents": _latent_values, "betas": _beta_values}
+"""How metrics are computed that read what the caller supplied beside pictures."""
 
 
 def _network_values(network: Network, specs: list[MetricSpec], job: Job) -> dict[str, Tensor]:
@@ -157,7 +125,7 @@ def _network_values(network: Network, specs: list[MetricSpec], job: Job) -> dict
     # A network may be fed at several sizes; each size is one pass over the pictures.
     for entry in dict.fromkeys(_entry(_feature(spec)) for spec in specs):
         group = [spec for spec in specs if _entry(_feature(spec)) == entry]
-        extractor = Extractor(network, module, job.first, entry[0], job.batch, entry[1])
+        extractor = Extractor(network, module, job.first, entry[0], job.batch, entry[1], job.precision)
         values |= _feature_values(extractor, [s for s in group if s.computed_by.reads == "features"], job)
         for spec in group:
             if spec.computed_by.reads == "paired features":
@@ -181,12 +149,12 @@ def _feature_values(extractor: Extractor, specs: list[MetricSpec], job: Job) -> 
         return {}
     truth = _truth_features(extractor, taps, job)
     collected = {spec.name: SampleValues(spec.computed_by, spec.reads_out, spec.samples) for spec in specs}
-    for sample in job.samples:  # one at a time: features of all samples would not fit in memory
-        shown = extractor(sample, taps)
+    for sample, places in zip(job.samples, job.places, strict=True):
+        shown = extractor(sample, taps, places)  # of one sample at a time: those of all would not fit in memory
         for spec in specs:
             tap = _feature(spec).tap
-            collected[spec.name].add(shown[tap], truth[tap])
-    return {spec.name: collected[spec.name].values(truth[_feature(spec).tap]) for spec in specs}
+            collected[spec.name].add(shown[tap].to(job.device), truth[tap].to(job.device))
+    return {spec.name: collected[spec.name].values(truth[_feature(spec).tap].to(job.device)) for spec in specs}
 
 
 def _paired_values(extractor: Extractor, spec: MetricSpec, job: Job) -> Tensor:
@@ -208,8 +176,8 @@ def _truth_features(extractor: Extractor, taps: list[str], job: Job) -> dict[str
         return extractor(job.truth, taps)
     network = extractor.network
     # Everything that changes a feature is in the key, so a cache may be shared between protocols and weights.
-    entry = (extractor.first, extractor.resize, extractor.scale)
-    identity = (digest_images(job.truth), *entry, job.digests[network.name])
+    entry = (job.protocol_first, extractor.resize, extractor.scale, extractor.precision)
+    identity = (job.truth_digest, *entry, job.digests[network.name])
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
     missing = [tap for tap in taps if (digest, network.name, tap) not in job.cache]
     if missing:

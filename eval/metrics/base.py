@@ -12,8 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-CHUNK_BYTES = 1 << 26
-"""Size of one float64 working block; the features themselves stay in their own dtype."""
+CHUNK_BYTES = 1 << 21
+"""Size of one float64 working block, which fits in a processor's cache; features stay in their own dtype."""
+
+SAMPLE = 1025
+"""Values of a row among which a typical one is sought; odd, so that the median is one of them."""
 
 
 class PerImageMetric(Metric):
@@ -66,7 +69,7 @@ def check_pairs(reconstructions: Tensor, truth: Tensor) -> None:
 
 def unit_images(images: Tensor) -> Tensor:
     """Return images as floating point in [0, 1]: uint8 divided by 255, floating point as it came."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def paired_correlation(reconstructions: Tensor, truth: Tensor) -> Tensor:
@@ -81,9 +84,9 @@ def paired_correlation(reconstructions: Tensor, truth: Tensor) -> Tensor:
     """
     check_pairs(reconstructions, truth)
     x, y = reconstructions.flatten(1), truth.flatten(1)
-    rows = max(1, CHUNK_BYTES // (16 * x.shape[1]))
-    parts = zip(x.split(rows), y.split(rows), strict=True)
-    return torch.cat([(_standardise(a) * _standardise(b)).sum(1).clamp(-1, 1) for a, b in parts])
+    moments = [_paired_moments(a[None], b[None]) for a, b in zip(x, y, strict=True)]
+    xx, yy, xy = torch.cat(moments, 1)
+    return (xy / (xx * yy).sqrt()).clamp(-1, 1)
 
 
 def cross_correlation(rows: Tensor, columns: Tensor) -> Tensor:
@@ -98,30 +101,43 @@ def cross_correlation(rows: Tensor, columns: Tensor) -> Tensor:
     """
     check_pairs(rows, columns)
     x, y = rows.flatten(1), columns.flatten(1)
-    (mean_x, norm_x), (mean_y, norm_y) = _moments(x), _moments(y)
+    n, (start_x, start_y) = len(x), (_typical(x), _typical(y))
+    products = torch.zeros(n, n, dtype=torch.float64, device=x.device)
+    sums, squares = torch.zeros(2, 2, n, dtype=torch.float64, device=x.device)
     # A sum over columns: AlexNet's second layer has 184,512 of them, and doubles of all would not fit in memory.
-    products = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
     for a, b in zip(column_chunks(x), column_chunks(y), strict=True):
-        products.addmm_(a.double() - mean_x, (b.double() - mean_y).T)
-    return (products / (norm_x * norm_y.T)).clamp(-1, 1)
+        a, b = a.double() - start_x, b.double() - start_y
+        products.addmm_(a, b.T)
+        sums += torch.stack([a.sum(1), b.sum(1)])
+        squares += torch.stack([torch.linalg.vecdot(a, a), torch.linalg.vecdot(b, b)])
+    means = sums / x.shape[1]
+    spread_x, spread_y = (squares - sums * means).clamp(min=0).sqrt()
+    products -= torch.outer(sums[0], means[1])
+    return (products / torch.outer(spread_x, spread_y)).clamp(-1, 1)
 
 
-def column_chunks(x: Tensor) -> Iterator[Tensor]:
-    """Yield `(N, C)` blocks of the columns of `(N, D)`, small enough to be widened to float64."""
-    return iter(x.split(max(1, CHUNK_BYTES // (8 * len(x))), dim=1))
+def column_chunks(x: Tensor, parts: int = 1) -> Iterator[Tensor]:
+    """Yield `(N, C)` blocks of the columns of `(N, D)`, small enough to be widened to float64 `parts` at a time."""
+    return iter(x.split(max(1, CHUNK_BYTES // (8 * len(x) * parts)), dim=1))
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and centred norm of each row, `(N, 1)` each."""
-    # Relative to the first value of the row: a constant row then has a norm of exactly zero.
-    first = x[:, :1].double()
-    offset = sum((c.double() - first).sum(1, keepdim=True) for c in column_chunks(x)) / x.shape[1]
-    squares = sum((c.double() - first - offset).square().sum(1, keepdim=True) for c in column_chunks(x))
-    return first + offset, torch.as_tensor(squares).sqrt()
+def _typical(x: Tensor) -> Tensor:
+    """Return a value of each row near its mean, `(N, 1)` float64.
+
+    Sums of squares are taken from there: near the mean they lose no digits, and because it is a value of the row, a
+    constant row has a spread of exactly zero.
+    """
+    return x[:, :SAMPLE].median(1, keepdim=True).values.double()
 
 
-def _standardise(x: Tensor) -> Tensor:
-    x = x.double()
-    x = x - x[:, :1]  # see _moments
-    x = x - x.mean(1, keepdim=True)
-    return x / x.norm(dim=1, keepdim=True)
+def _paired_moments(x: Tensor, y: Tensor) -> Tensor:
+    """Return the centred sums of squares of x and of y, and of products, `(3, 1)` float64, of rows `(1, D)`."""
+    start_x, start_y = _typical(x), _typical(y)
+    total = torch.zeros(5, dtype=torch.float64, device=x.device)
+    for a, b in zip(column_chunks(x, 8), column_chunks(y, 8), strict=True):
+        a, b = (a.double() - start_x)[0], (b.double() - start_y)[0]
+        total += torch.stack([a.sum(), b.sum(), a.dot(a), b.dot(b), a.dot(b)])
+    sum_x, sum_y, xx, yy, xy = total
+    n = x.shape[1]
+    moments = torch.stack([xx - sum_x * sum_x / n, yy - sum_y * sum_y / n, xy - sum_x * sum_y / n])
+    return torch.cat([moments[:2].clamp(min=0), moments[2:]])[:, None]

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from eval.metrics.base import PerImageMetric, check_pairs, unit_images
 
+TOGETHER = 8
+"""Pairs that pass the window at once: as many as a vector instruction takes."""
+STRIP = 128
+"""Rows of the SSIM map at a time: all that one strip takes fits in the processor's cache."""
 C1, C2 = 0.01**2, 0.03**2  # for a data range of 1
 LUMA = (0.2125, 0.7154, 0.0721)  # skimage.color.rgb2gray
 
@@ -70,10 +75,9 @@ def ssim(reconstructions: Tensor, truth: Tensor, *, columnwise: bool = False, wi
     shape, least = tuple(truth.shape), len(window.weights)
     if truth.ndim != 4 or shape[1] != 3 or shape[2] < least or (not columnwise and shape[3] < least):
         raise ValueError(f"SSIM needs images (N, 3, H, W) of at least {least} x {least} pixels, got {shape}")
-    # One image at a time: its planes fit in the processor's cache, and memory does not grow with N.
-    pairs = zip(reconstructions, truth, strict=True)
     axes = (0,) if columnwise else (0, 1)
-    return torch.stack([_similarity(_grey(x), _grey(y), window, axes).mean() for x, y in pairs])
+    parts = zip(reconstructions.split(TOGETHER), truth.split(TOGETHER), strict=True)
+    return torch.cat([_similarity(_grey(x), _grey(y), window, axes) for x, y in parts])
 
 
 class SSIM(PerImageMetric):
@@ -91,34 +95,46 @@ class SSIM(PerImageMetric):
         self.values.append(ssim(reconstructions, truth, columnwise=self.columnwise, window=self.window))
 
 
-def _grey(image: Tensor) -> Tensor:
-    red, green, blue = unit_images(image).double()
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+def _grey(images: Tensor) -> Tensor:
+    """Return `(H, W, B)` grey values, in float64 where the images have it and in float32 else."""
+    red, green, blue = unit_images(images).to(torch.promote_types(images.dtype, torch.float32)).unbind(1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).permute(1, 2, 0).contiguous()
 
 
 def _similarity(x: Tensor, y: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
-    """SSIM map of two grey images `(H, W)` in float64: float32 loses the small variances of flat regions."""
-    mean_x, mean_y = _smooth(x, window, axes), _smooth(y, window, axes)
-    mean_squares = _smooth(x * x + y * y, window, axes)
-    mean_product = _smooth(x * y, window, axes)
-    product = mean_x * mean_y
-    squares = mean_x.square() + mean_y.square()
+    """Return `(B,)` float64 means of the SSIM maps of grey images `(H, W, B)`, which are changed."""
+    # Variances and covariances do not feel a shift; centred, their differences of squares lose far fewer digits.
+    centre = x.mean((0, 1)).add_(y.mean((0, 1))).div_(2)
+    x, y = x.sub_(centre), y.sub_(centre)
+    margin = len(window.weights) - 1
+    rows, columns = x.shape[0] - margin, x.shape[1] - margin * (1 in axes)
+    total = torch.zeros(x.shape[2], dtype=torch.float64, device=x.device)
+    for top in range(0, rows, STRIP):
+        strip = slice(top, top + STRIP + margin)
+        total += _similarity_map(x[strip], y[strip], centre, window, axes).sum((0, 1), dtype=torch.float64)
+    return total / (rows * columns)
+
+
+def _similarity_map(x: Tensor, y: Tensor, centre: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
+    """Return the SSIM map of grey images from which `centre` was subtracted."""
+    mean_x, mean_y, covariance = (_smooth(plane, window, axes) for plane in (x, y, x * y))
+    variances = _smooth((x * x).addcmul_(y, y), window, axes)
     correction = window.correction(len(axes))
-    numerator = (2 * product + C1) * (2 * correction * (mean_product - product) + C2)
-    return numerator / ((squares + C1) * (correction * (mean_squares - squares) + C2))
+    covariance.addcmul_(mean_x, mean_y, value=-1).mul_(2 * correction).add_(C2)
+    variances.addcmul_(mean_x, mean_x, value=-1).addcmul_(mean_y, mean_y, value=-1).mul_(correction).add_(C2)
+    mean_x, mean_y = mean_x.add_(centre), mean_y.add_(centre)
+    similarity = (mean_x * mean_y).mul_(2).add_(C1).mul_(covariance)
+    luminance = mean_x.square_().addcmul_(mean_y, mean_y).add_(C1)
+    return similarity.div_(luminance.mul_(variances))
 
 
-def _smooth(image: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
-    """Weighted means along each of the axes; only where the window fits wholly inside."""
+def _smooth(planes: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
+    """Weighted means of planes `(H, W, B)` along each of the axes; only where the window fits wholly inside."""
+    weights = torch.tensor(window.weights, dtype=planes.dtype, device=planes.device)
+    channels = planes.shape[2]
+    # Images stand last in memory, so that one vector instruction serves many: 5 times as fast as one by one.
+    images = planes[None].permute(0, 3, 1, 2)
     for axis in axes:
-        image = _smooth_axis(image, window.weights, axis)
-    return image
-
-
-def _smooth_axis(image: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
-    # Shifted sums in place: twice as fast as conv2d in float64, which has no fast path for one channel.
-    size = image.shape[axis] - len(weights) + 1
-    smoothed = image.narrow(axis, 0, size) * weights[0]
-    for shift, weight in enumerate(weights[1:], start=1):
-        smoothed.add_(image.narrow(axis, shift, size), alpha=weight)
-    return smoothed
+        kernel = weights.view(1, 1, -1, 1) if axis == 0 else weights.view(1, 1, 1, -1)
+        images = functional.conv2d(images, kernel.repeat(channels, 1, 1, 1), groups=channels)
+    return images[0].permute(1, 2, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,17 @@ from eval.images import Step
 from eval.metrics.base import unit_images
 from eval.networks.base import Network
 
+Precision = Literal["float32", "bfloat16", "float16"]
+DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
+Places = tuple[list[int], list[int]]
+"""The index of each distinct picture's first appearance, and for each picture its place among them."""
+
 
 @dataclass(frozen=True)
 class Extractor:
-    """A loaded network and how pictures enter it.
+    """A loaded network, how pictures enter it, and how it computes.
 
     Attributes:
         network: Its description.
@@ -25,6 +34,7 @@ class Extractor:
         resize: Resizing to the network's input; None leaves the size as it is.
         batch: Pictures a forward pass.
         scale: Factor on pixels in [0, 1].
+        precision: Of the forward passes; features come out in float32 whatever it is.
     """
 
     network: Network
@@ -33,13 +43,15 @@ class Extractor:
     resize: Step | None
     batch: int
     scale: float = 1.0
+    precision: Precision = "float32"
 
-    def __call__(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, taps: Sequence[str], places: Places | None = None) -> dict[str, Tensor]:
         """Compute features.
 
         Args:
             images: `(N, 3, H, W)` uint8 or floating point in [0, 1], anywhere.
             taps: Which layers, of `network.taps`.
+            places: What `distinct(images)` gives, where it is known already.
 
         Returns:
             For each tap `(N, D)` float32 on the CPU.
@@ -47,9 +59,10 @@ class Extractor:
         Raises:
             ValueError: If a feature is not finite.
         """
-        first, place = _distinct(images)
+        first, place = places or distinct(images)
         if len(first) < len(images):  # the mean image is the answer to every picture: one pass is enough
-            return {tap: values[place] for tap, values in self(images[first], taps).items()}
+            alone = list(range(len(first)))
+            return {tap: values[place] for tap, values in self(images[first], taps, (alone, alone)).items()}
         features: dict[str, Tensor] = {}
         for start in range(0, len(images), self.batch):
             tapped = self._tapped(images[start : start + self.batch])
@@ -79,7 +92,8 @@ class Extractor:
 
     def _tapped(self, images: Tensor) -> Mapping[str, Tensor]:
         device = next(self.module.parameters()).device
-        with torch.inference_mode():
+        reduced = torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "float32")
+        with torch.inference_mode(), reduced:
             return self.network.forward(self.module, self._pixels(images.to(device)))
 
     def _check(self, values: Tensor, tap: str) -> Tensor:
@@ -95,7 +109,7 @@ class Extractor:
         return (pixels * self.scale - mean) / std
 
 
-def _distinct(images: Tensor) -> tuple[list[int], list[int]]:
+def distinct(images: Tensor) -> Places:
     """Return the index of each distinct picture's first appearance, and for each picture its place among them."""
     places: dict[bytes, int] = {}
     first, place = [], []

@@ -167,7 +167,7 @@ class Protocol:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        raise KeyError(_unknown("metric", name, [metric.name for metric in self.metrics]))
+        raise KeyError(unknown("metric", name, [metric.name for metric in self.metrics]))
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -196,12 +196,13 @@ def find(name: str) -> Protocol:
     """
     known = names()
     if name not in known:
-        raise ValueError(_unknown("protocol", name, known))
+        raise ValueError(unknown("protocol", name, known))
     protocol: Protocol = importlib.import_module(f"eval.protocols.{name.replace('-', '_')}").PROTOCOL
     return protocol
 
 
-def _unknown(kind: str, name: str, known: list[str]) -> str:
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Return what to say of a name that is not known: all that are, and the nearest."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {name!r}, allowed: {', '.join(known)}{hint}"
