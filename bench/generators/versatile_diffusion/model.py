@@ -65,6 +65,7 @@ class VersatileDiffusion(Generator):
         "text": InputSpec(_TEXT, oracle="text", required=False),
         "image": InputSpec((3, 512, 512), kind="picture", required=False),
     }
+    trained_on: ClassVar[tuple[str, ...] | None] = ("laion-2b-en", "laion-aesthetics", "open-images", "openai-wit")
 
     def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
         """Load the networks and join the two UNets.
@@ -77,7 +78,7 @@ class VersatileDiffusion(Generator):
         self.dtype = dtype_of(self.options.precision, device)
         parts = load(self.options, self.dtype, device)
         make_dual(parts.image_unet, parts.texts, self.options.mixing)
-        self.unet, self.vae = parts.image_unet, parts.vae
+        self.unet, self.vae = parts.image_unet.eval(), parts.vae
         encoders = parts.image_encoder, parts.text_encoder
         self.embeddings = Embeddings(*encoders, parts.tokenizer, parts.mean, parts.std, device)
         self.scheduler = parts.scheduler
