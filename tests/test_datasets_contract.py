@@ -1,9 +1,12 @@
 """One contract for every dataset reader that is found: what `prepare` and everything after it count on."""
 
 import dataclasses
+import functools
 import pickle
 import typing
+from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 
@@ -13,16 +16,39 @@ from bench.errors import MissingDataError, OptionError
 from bench.identity import canonical_json, plain
 from bench.options import build
 
-ROOTS = {"nsd": "tiny_nsd"}
-"""For each dataset the fixture that gives a small copy in its own layout."""
+FIXTURES = {"nsd": "tiny_nsd"}
+"""Datasets whose small copy the package itself makes, and the fixture that gives it; others are in `layouts`."""
+CASES = [(name, "default") for name in FIXTURES] + [
+    (name, variant) for name in layouts.names() for variant in layouts.variants(name)
+]
 
 
-@pytest.fixture(params=sorted(registry.found("dataset")))
-def dataset(request) -> Dataset:
-    assert request.param in ROOTS, f"dataset {request.param!r} has no small copy to be tested with"
-    reader = registry.load("dataset", request.param)
-    root = str(request.getfixturevalue(ROOTS[request.param]))
-    return reader(build(reader.Options, {"root": root}, request.param))
+def test_every_dataset_has_a_small_copy():
+    assert sorted({name for name, _ in CASES}) == sorted(registry.found("dataset"))
+
+
+@pytest.fixture(scope="session")
+def copies(tmp_path_factory):
+    """Return the root of a dataset's small copy, written once."""
+
+    @functools.cache
+    def copy(name: str) -> Path:
+        root = tmp_path_factory.mktemp(name) / name
+        layouts.load(name).write(root)
+        return root
+
+    return copy
+
+
+@pytest.fixture(params=CASES, ids=" ".join)
+def dataset(request, copies) -> Dataset:
+    name, variant = request.param
+    reader = registry.load("dataset", name)
+    if name in FIXTURES:
+        root, chosen = request.getfixturevalue(FIXTURES[name]), {}
+    else:
+        root, chosen = copies(name), layouts.variants(name)[variant]
+    return reader(build(reader.Options, {"root": str(root), **chosen}, name))
 
 
 def test_options_are_a_frozen_dataclass_with_a_root(dataset):
