@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from bench.data import roi
 from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
-from bench.data.nsd import atlases, layout, volumes
+from bench.data.nsd import atlases, layout
 from bench.data.nsd.design import Design, read_design
+from bench.data.nsd.spaces import BetasFiles, space_of
 from bench.data.nsd.stimuli import StimulusInfo, captions_file, read_captions, read_images, read_info
 from bench.data.source_files import SourceFiles
-from bench.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
+from bench.errors import MissingDataError, OptionError, UnknownNameError
 from bench.identity import digest
 
 logger = logging.getLogger(__name__)
@@ -37,11 +36,11 @@ class NsdOptions:
         root: Folder with `nsddata`, `nsddata_betas` and `nsddata_stimuli`: a local copy, `s3://natural-scenes-dataset`
             or a mirror.
         betas: Beta version: `betas_assumehrf` (b1), `betas_fithrf` (b2) or `betas_fithrf_GLMdenoise_RR` (b3).
-        space: `func1pt8mm` or `func1mm`.
+        space: `func1pt8mm` or `func1mm` (volumes), `fsaverage` or `nativesurface` (both hemispheres, left first).
         voxelset: ROI expression: the voxels that go into the shards.
         subjects: Subjects from 1, or None for all that have betas.
         sessions: Sessions from 1, or their number counted from the first, or None for all that have a file.
-        files: Read HDF5 or NIfTI betas; `auto` takes HDF5 where there is one. Both hold the same numbers.
+        files: Read HDF5 or NIfTI volumes; `auto` takes HDF5 where there is one. Both hold the same numbers.
         captions: Read COCO's captions, or leave pictures without.
         annotations: Local folder with COCO's `captions_train2017.json` and `captions_val2017.json`, which NSD's bucket
             does not hold; "" for the root's own folder of them.
@@ -67,8 +66,6 @@ class Nsd(Dataset):
 
     version = 1
     Options = NsdOptions
-    dtype = volumes.DTYPE.str
-    scale = volumes.SCALE
 
     def __init__(self, options: NsdOptions) -> None:
         super().__init__(options)
@@ -77,6 +74,9 @@ class Nsd(Dataset):
                 raise UnknownNameError(kind, value, allowed, "options of dataset 'nsd'")
         roi.parse(options.voxelset)
         self.files = SourceFiles(options.root, options.signed)
+        kinds = ("hdf5", "nifti") if options.files == "auto" else (options.files,)
+        self.space = space_of(self.files, options.space, options.betas, kinds)
+        self.dtype, self.scale = self.space.dtype, self.space.scale
         self._tables: dict[int, VoxelTable] = {}
 
     @functools.cached_property
@@ -121,7 +121,7 @@ class Nsd(Dataset):
     def label_names(self) -> dict[str, dict[str, int]]:
         """For each atlas of any prepared subject its label names."""
         subjects = sorted({subject for subject, _ in self.sessions()})
-        names = {atlas for s in subjects for atlas in atlases.names_of(self.files, s, self.options.space)}
+        names = {atlas for s in subjects for atlas in self.space.atlases(s)}
         return {atlas: atlases.read_names(self.files, subjects, atlas) for atlas in sorted(names)}
 
     @property
@@ -152,20 +152,19 @@ class Nsd(Dataset):
         simulation = "" if self._simulation is None else digest(self._simulation)
         return {"reader": "nsd", "version": self.version, "design": self.design.digest, "simulation": simulation}
 
-    def _betas_file(self, subject: int, session: int) -> tuple[str, str]:
-        """Return kind and key of a session's betas.
+    def _betas(self, subject: int, session: int) -> BetasFiles:
+        """Return the files of a session's betas.
 
         Raises:
             MissingDataError: If the session has none.
         """
-        folder = layout.betas_folder(subject, self.options.space, self.options.betas)
-        kinds = ("hdf5", "nifti") if self.options.files == "auto" else (self.options.files,)
-        for kind in kinds:
-            key = layout.session_betas(folder, session, kind)
-            if self.files.exists(key):
-                return kind, key
-        names = " or ".join(layout.session_betas(folder, session, kind) for kind in kinds)
-        raise MissingDataError(f"no betas of subject {subject}, session {session}: {self.options.root} has no {names}")
+        stem = layout.session_stem(session)
+        found = self.space.find(subject, stem)
+        if found is None:
+            names = " or ".join(self.space.candidates(subject, stem))
+            place = f"subject {subject}, session {session}"
+            raise MissingDataError(f"no betas of {place}: {self.options.root} has no {names}")
+        return found
 
     def sessions(self) -> Sequence[tuple[int, int]]:
         """Return the (subject, session) pairs to prepare, sorted.
@@ -177,7 +176,7 @@ class Nsd(Dataset):
         pairs = [(s, n) for s in sorted(set(self._subjects())) for n in self._sessions_of(s)]
         for subject, session in pairs:
             self.design.trials(subject, session)
-            self._betas_file(subject, session)
+            self._betas(subject, session)
         if not pairs:
             raise MissingDataError(f"{self.options.root} has no betas {self.options.betas} in {self.options.space}")
         return pairs
@@ -204,10 +203,8 @@ class Nsd(Dataset):
 
     def _present(self, subject: int) -> set[int]:
         """Return the sessions of a subject that have a file of an allowed kind."""
-        there = set(self.files.names(layout.betas_folder(subject, self.options.space, self.options.betas)))
-        kinds = layout.SUFFIXES if self.options.files == "auto" else (self.options.files,)
         numbers = range(1, self.design.sessions + 1)
-        return {n for n in numbers for kind in kinds if layout.session_name(n, kind) in there}
+        return {n for n in numbers if self.space.find(subject, layout.session_stem(n)) is not None}
 
     def trials(self, subject: int, session: int) -> Trials:
         """Return what a session showed, from the design alone; a simulated NSD may stop each session early.
@@ -225,10 +222,9 @@ class Nsd(Dataset):
         Raises:
             MissingDataError: If the session has none.
         """
-        kind, key = self._betas_file(subject, session)
+        betas = self._betas(subject, session)
         trials = len(self.trials(subject, session).trial)
-        needed = voxels * trials * volumes.DTYPE.itemsize if kind == "hdf5" else self.files.size(key)
-        return self.files.where(key), needed
+        return self.space.where(betas), self.space.needed(betas, voxels, trials)
 
     def voxels(self, subject: int) -> VoxelTable:
         """Return the voxels of the voxel set in canonical order, with ncsnr and the labels of all atlases.
@@ -238,30 +234,12 @@ class Nsd(Dataset):
             UnknownNameError: If the subject has no such atlas, or the atlas no such label.
         """
         if subject not in self._tables:
-            where = (self.files, subject, self.options.space)
-            coordinates, box = atlases.select(*where, self.options.voxelset, self.label_names)
-            labels = atlases.read_columns(*where, coordinates, box)
-            self._tables[subject] = VoxelTable(coordinates, self._ncsnr(subject, coordinates, box), labels)
+            names = self.label_names
+            self._tables[subject] = atlases.read_table(self.space, subject, self.options.voxelset, names)
         return self._tables[subject]
 
-    def _ncsnr(self, subject: int, coordinates: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
-        """Return the published noise-ceiling SNR of voxels, NaN where the copy has no map."""
-        key = f"{layout.betas_folder(subject, self.options.space, self.options.betas)}/ncsnr.nii.gz"
-        if not self.files.exists(key):
-            logger.warning("no %s: the noise ceiling of subject %d is not known", self.files.where(key), subject)
-            return np.full(len(coordinates), np.nan, np.float32)
-        volume = volumes.read_map(self.files.local(key))
-        if volume.shape != box:
-            raise BadDataError(f"{self.files.where(key)} has shape {volume.shape}, the voxel set's volumes have {box}")
-        return volume[tuple(coordinates.T)].astype(np.float32)
-
-    def _box(self, subject: int) -> tuple[int, ...]:
-        """Return the shape of a subject's volumes."""
-        atlas = roi.parse(self.options.voxelset).atlases[0]
-        return volumes.shape_of(self.files.local(layout.roi_volume(subject, self.options.space, atlas)))
-
     def read_session(self, subject: int, session: int, voxels: VoxelTable) -> SessionTrials:
-        """Return the trials of a session with raw int16 betas (percent signal change x 300).
+        """Return the trials of a session with betas as stored: int16 (psc x 300), or fsaverage's float32 (psc).
 
         Raises:
             BadDataError: If the betas do not match the mask's volume or the design's trials.
@@ -269,10 +247,9 @@ class Nsd(Dataset):
             MissingDataError: If the session has no file.
         """
         shown = self.trials(subject, session)
-        kind, key = self._betas_file(subject, session)
-        read = volumes.read_hdf5 if kind == "hdf5" else volumes.read_nifti
-        betas, bytes_read = read(self.files.path_or_file(key), voxels.coordinates, self._box(subject), len(shown.trial))
-        return SessionTrials(shown.trial, shown.stimulus, shown.repeat, betas, bytes_read)
+        betas, atlas = self._betas(subject, session), roi.parse(self.options.voxelset).atlases[0]
+        values, bytes_read = self.space.read(subject, betas, voxels.coordinates, atlas, len(shown.trial))
+        return SessionTrials(shown.trial, shown.stimulus, shown.repeat, values, bytes_read)
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield pictures with their captions, in the order of the numbers.

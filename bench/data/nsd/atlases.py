@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bench.data import roi
-from bench.data.nsd import layout, volumes
+from bench.data.datasets.base import VoxelTable
+from bench.data.nsd import layout
+from bench.data.nsd.spaces import Space
 from bench.data.source_files import SourceFiles
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.errors import BadDataError, CorruptFileError, UnknownNameError
 
-
-def names_of(files: SourceFiles, subject: int, space: str) -> list[str]:
-    """Return the atlases in a subject's ROI folder; the files of single hemispheres belong to the same atlases.
-
-    Raises:
-        MissingDataError: If there is no such folder, or no volume in it.
-    """
-    folder = f"{layout.functional_folder(subject, space)}/roi"
-    names = {name.removesuffix(".nii.gz") for name in files.names(folder) if name.endswith(".nii.gz")}
-    if not names:
-        raise MissingDataError(f"no ROI volumes in {files.where(folder)}")
-    # Hidden files are half-written ones, or what some file systems leave beside every file.
-    return sorted(name for name in names if not name.startswith(("lh.", "rh.", ".")))
+logger = logging.getLogger(__name__)
 
 
 def read_names(files: SourceFiles, subjects: Sequence[int], atlas: str) -> dict[str, int]:
@@ -69,55 +60,64 @@ def read_ctab(path: Path) -> dict[str, int]:
 
 
 def select(
-    files: SourceFiles, subject: int, space: str, voxelset: str, names: Mapping[str, Mapping[str, int]]
+    space: Space, subject: int, voxelset: str, names: Mapping[str, Mapping[str, int]]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return the voxels of a voxel set and the shape of their volume.
+    """Return the voxels (or vertices) of a voxel set and the shape of the maps they come from.
 
     Args:
-        files: The dataset's files.
+        space: Where the subject's atlases lie.
         subject: From 1.
-        space: Functional space.
         voxelset: ROI expression.
         names: Label names by atlas.
 
     Returns:
-        `(V, 3)` int32 x, y, z in canonical order (z fastest), and `(X, Y, Z)`.
+        `(V, 3)` int32 x, y, z in canonical order (z fastest) and `(X, Y, Z)`, or `(V, 1)` vertices and their number.
 
     Raises:
-        BadDataError: If it selects no voxel, or volumes differ in shape.
+        BadDataError: If it selects no voxel, or maps differ in shape.
         UnknownNameError: If the subject has no such atlas, or the atlas no such label.
     """
-    allowed = [*names_of(files, subject, space), "brainmask"]
+    allowed = [*space.atlases(subject), "brainmask"]
     labels = {}
     for atlas in roi.parse(voxelset).atlases:
         if atlas not in allowed:
             raise UnknownNameError("atlas", atlas, allowed, f"voxel set {voxelset!r} of {layout.subject_name(subject)}")
-        labels[atlas] = volumes.read_labels(files.local(layout.roi_volume(subject, space, atlas)))
-    shapes = {atlas: volume.shape for atlas, volume in labels.items()}
+        labels[atlas] = space.labels(subject, atlas)
+    shapes = {atlas: values.shape for atlas, values in labels.items()}
     if len(set(shapes.values())) > 1:
         raise BadDataError(f"the ROI volumes of {layout.subject_name(subject)} differ in shape: {shapes}")
     chosen = roi.mask(voxelset, labels, names)
     if not chosen.any():
         raise BadDataError(
             f"voxel set {voxelset!r} selects no voxel of {layout.subject_name(subject)}: "
-            + "; ".join(f"{atlas} has labels {np.unique(volume[volume > 0])}" for atlas, volume in labels.items())
+            + "; ".join(f"{atlas} has labels {np.unique(values[values > 0])}" for atlas, values in labels.items())
         )
     return np.argwhere(chosen).astype(np.int32), chosen.shape
 
 
-def read_columns(
-    files: SourceFiles, subject: int, space: str, coordinates: np.ndarray, box: tuple[int, ...]
-) -> dict[str, np.ndarray]:
-    """Return for each of the subject's atlases the labels `(V,)` int16 of some voxels.
+def read_table(space: Space, subject: int, voxelset: str, names: Mapping[str, Mapping[str, int]]) -> VoxelTable:
+    """Return the voxels of a voxel set with ncsnr and the labels of all the subject's atlases.
 
     Raises:
-        BadDataError: If an atlas has another shape than `box`.
+        BadDataError: If the voxel set selects none, or a map has another shape than the voxel set's.
+        UnknownNameError: If the subject has no such atlas, or the atlas no such label.
     """
-    found = {}
-    for atlas in names_of(files, subject, space):
-        path = files.local(layout.roi_volume(subject, space, atlas))
-        volume = volumes.read_labels(path)
-        if volume.shape != box:
-            raise BadDataError(f"{path} has shape {volume.shape}, the voxel set's volumes have {box}")
-        found[atlas] = volume[tuple(coordinates.T)]
-    return found
+    coordinates, shape = select(space, subject, voxelset, names)
+    places = tuple(coordinates.T)
+
+    def taken(values: np.ndarray, what: str) -> np.ndarray:
+        if values.shape != shape:
+            raise BadDataError(f"{what} has shape {values.shape}, the voxel set's maps have {shape}")
+        taken: np.ndarray = values[places]
+        return taken
+
+    ncsnr = space.ncsnr(subject)
+    where = f"ncsnr of {layout.subject_name(subject)} in {space.files.where(space.folder(subject))}"
+    if ncsnr is None:
+        logger.warning("no %s: the noise ceiling of subject %d is not known", where, subject)
+        ncsnr = np.full(shape, np.nan, np.float32)
+    labels = {
+        atlas: taken(space.labels(subject, atlas), space.files.where(space.labels_key(subject, atlas)))
+        for atlas in space.atlases(subject)
+    }
+    return VoxelTable(coordinates, taken(ncsnr, where).astype(np.float32), labels)

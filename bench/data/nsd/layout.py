@@ -11,7 +11,7 @@ STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 SIMULATED = "simulated.json"
 """Only a simulated NSD has this file: its presence, and nothing else, tells it from the real one."""
 
-SPACES = ("func1pt8mm", "func1mm")
+SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")
 BETAS = ("betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR")
 SUFFIXES = {"hdf5": "hdf5", "nifti": "nii.gz"}
 
@@ -33,12 +33,12 @@ def betas_folder(subject: int, space: str, betas: str) -> str:
 
 def session_betas(folder: str, session: int, files: str) -> str:
     """Return the key of a session's betas in a betas folder; `files` is `hdf5` or `nifti`."""
-    return f"{folder}/{session_name(session, files)}"
+    return f"{folder}/{session_stem(session)}.{SUFFIXES[files]}"
 
 
-def session_name(session: int, files: str) -> str:
-    """Return the file name of a session's betas."""
-    return f"betas_session{session:02d}.{SUFFIXES[files]}"
+def session_stem(session: int) -> str:
+    """Return the file name of a session's betas without what says its kind."""
+    return f"betas_session{session:02d}"
 
 
 def functional_folder(subject: int, space: str) -> str:
@@ -54,10 +54,14 @@ def roi_volume(subject: int, space: str, atlas: str, hemisphere: str = "") -> st
     return f"{folder}/roi/{hemisphere + '.' if hemisphere else ''}{atlas}.nii.gz"
 
 
+def label_folder(subject: int | None) -> str:
+    """Return the folder of label maps and names on a subject's surface, or on fsaverage's where `subject` is None."""
+    return f"nsddata/freesurfer/{'fsaverage' if subject is None else subject_name(subject)}/label"
+
+
 def label_names(subject: int | None, atlas: str) -> str:
     """Return the key of an atlas's label names of a subject, or of fsaverage where `subject` is None."""
-    folder = "fsaverage" if subject is None else subject_name(subject)
-    return f"nsddata/freesurfer/{folder}/label/lh.{atlas}.mgz.ctab"
+    return f"{label_folder(subject)}/lh.{atlas}.mgz.ctab"
 
 
 def template_names(atlas: str) -> str:

@@ -104,11 +104,23 @@ def read_hdf5(
             _check_shape(betas.shape, (trials, *box[::-1]), "(trials, z, y, x)", file)
             if isinstance(file, Path):
                 return _read_runs(betas, coordinates), len(coordinates) * trials * DTYPE.itemsize
-            index = chunk_index.index_of(betas, file) if betas.chunks == (trials, 1, 1, 1) else None
-            read = _read_runs(betas, coordinates) if index is None else _read_chunks(file, index, coordinates)
-            return read, file.bytes_read
+            return read_places(betas, file, coordinates), file.bytes_read
     except (OSError, RuntimeError, EOFError) as error:
         raise CorruptFileError(f"{file} cannot be read as HDF5: {error}") from None
+
+
+def read_places(betas: h5py.Dataset, file: RangeFile, coordinates: np.ndarray) -> np.ndarray:
+    """Return the betas of some places, `(T, V)`, by ranges of their chunks where the file is made of them.
+
+    Args:
+        betas: `(T, ..., y, x)`, in chunks of one place as NSD's files are, or stored in any other way.
+        file: The file it lies in.
+        coordinates: `(V, n)` places, the file's last axis first.
+    """
+    index = None
+    if betas.chunks == (betas.shape[0], *[1] * (betas.ndim - 1)):
+        index = chunk_index.index_of(betas, file)
+    return _read_runs(betas, coordinates) if index is None else _read_chunks(file, index, coordinates)
 
 
 def _read_chunks(file: RangeFile, index: chunk_index.ChunkIndex, coordinates: np.ndarray) -> np.ndarray:
@@ -148,14 +160,16 @@ def _betas_of(file: h5py.File, path: Path | RangeFile) -> h5py.Dataset:
 
 
 def _read_runs(betas: h5py.Dataset, coordinates: np.ndarray) -> np.ndarray:
-    """Read voxels in runs of neighbours along x, the fastest axis of the file."""
-    x, y, z = coordinates.T
-    order = np.lexsort((x, y, z))
-    x, y, z = x[order], y[order], z[order]
-    breaks = np.flatnonzero((np.diff(x) != 1) | (np.diff(y) != 0) | (np.diff(z) != 0)) + 1
+    """Read places in runs of neighbours along the fastest axis of the file."""
+    order = np.lexsort(coordinates.T)
+    places = coordinates[order]
+    step = np.diff(places, axis=0)
+    breaks = np.flatnonzero((step[:, 0] != 1) | np.any(step[:, 1:] != 0, axis=1)) + 1
     rows = np.empty((len(order), betas.shape[0]), dtype=DTYPE)
     for start, stop in zip(np.r_[0, breaks], np.r_[breaks, len(order)], strict=True):
-        rows[start:stop] = betas[:, z[start], y[start], x[start] : x[stop - 1] + 1].T
+        if stop > start:
+            run = slice(places[start, 0], places[stop - 1, 0] + 1)
+            rows[start:stop] = betas[(slice(None), *places[start, :0:-1], run)].T
     result = np.empty((betas.shape[0], len(order)), dtype=DTYPE)
     result[:, order] = rows.T
     return result
