@@ -127,7 +127,7 @@ def _open(settings: Settings, recipes: Sequence[Recipe], shards: Folder, clock: 
     """Compute the targets the recipes name, and read every trial into shared memory once."""
     data = workspace.open_data(shards)
     subjects = settings.subjects or tuple(data.manifest.subjects)
-    names = sorted({head.target for r in recipes for stage in r.stages for head in stage.heads.values()})
+    names = sorted({target for r in recipes for target in r.targets})
     with clock.stage("targets"):
         refs, digests = workspace.target_refs(_targets(data, names))
     with clock.stage("load"):
@@ -241,7 +241,8 @@ def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: Im
     for place, system in enumerate(systems):
         train = opened.refs.subjects[data_key(system.recipe.stages[-1])]
         shuffled = place == len(systems) - 1
-        rows.append(system_row(system, train, opened.refs.targets, settings.runs, shuffled))
+        name = opened.data.manifest.dataset
+        rows.append(system_row(system, train, opened.refs.targets, settings.runs, name, shuffled))
     train = next(iter(opened.refs.subjects.values()))
     mean = controls.mean_images(opened.data, train, opened.tested, settings.runs)
     return [*rows, *control_rows(rows[winner], mean, oracle)]

@@ -27,11 +27,11 @@ from typing import Any, Literal
 
 import yaml
 
-from bench import options, post, registry
+from bench import declared, options, post, registry
 from bench.errors import OptionError, UnknownNameError
-from bench.recipe_parts import HeadSpec, Node, Search, Stage
+from bench.recipe_parts import HeadSpec, Node, Search, Select, Stage
 
-__all__ = ["HeadSpec", "Node", "Recipe", "Search", "Stage", "check", "load", "names", "with_options"]
+__all__ = ["HeadSpec", "Node", "Recipe", "Search", "Select", "Stage", "check", "load", "names", "with_options"]
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 
@@ -88,9 +88,15 @@ class Recipe:
     @property
     def open_reasons(self) -> list[str]:
         """Why the recipe belongs to the open division; empty for closed ones."""
-        blends = [f"render node {name!r} blends pictures" for name, node in self.render.items() if node.blend]
-        leaky = [name for name in self.post if post.step(name).uses_test_statistics]
-        return blends + [f"post step {name!r} uses statistics of the test predictions" for name in leaky]
+        return declared.open_reasons_of(self)
+
+    @property
+    def targets(self) -> list[str]:
+        """Targets `<generator>.<target>` whose true values the recipe needs: of its heads and its selections."""
+        heads = {head.target for stage in self.stages for head in stage.heads.values()}
+        return sorted(
+            heads | {node.select.target for node in self.render.values() if node.select and node.select.target}
+        )
 
     def render_order(self) -> Iterator[tuple[str, Node]]:
         """Yield the nodes of the render graph, each after the nodes that feed it.
@@ -103,10 +109,10 @@ class Recipe:
         if both := sorted(heads & set(self.render)):
             raise OptionError(f"recipe {self.name!r}: {both} name both heads and render nodes")
         while len(done) < len(self.render):
-            ready = [n for n in self.render if n not in done and self._feeders(n) <= heads | done]
+            ready = [n for n in self.render if n not in done and self.render[n].feeders <= heads | done]
             if not ready:
                 waiting = sorted(set(self.render) - done)
-                for feeder in sorted(set().union(*(self._feeders(n) for n in waiting))):
+                for feeder in sorted(set().union(*(self.render[n].feeders for n in waiting))):
                     if feeder not in heads and feeder not in self.render:
                         raise UnknownNameError(
                             "head or node", feeder, heads | set(self.render), f"render of {self.name!r}"
@@ -115,10 +121,6 @@ class Recipe:
             for name in ready:
                 done.add(name)
                 yield name, self.render[name]
-
-    def _feeders(self, node: str) -> set[str]:
-        """Return the heads and nodes that feed a node."""
-        return set(self.render[node].inputs.values()) | set(self.render[node].blend or {})
 
 
 def names() -> list[str]:
@@ -153,10 +155,18 @@ def _build(content: Mapping[str, Any]) -> Recipe:
     parts = dict(content)
     parts["stages"] = tuple(_build_stage(stage, where) for stage in _rows(parts.get("stages", []), f"{where}: stages"))
     render = _mapping(parts.get("render", {}), f"{where}: render")
-    parts["render"] = {n: options.build(Node, node, f"{where}: render node {n!r}") for n, node in render.items()}
+    parts["render"] = {n: _build_node(node, f"{where}: render node {n!r}") for n, node in render.items()}
     if "search" in parts:
         parts["search"] = options.build(Search, parts["search"], f"{where}: search")
     return options.build(Recipe, parts, where)
+
+
+def _build_node(content: Mapping[str, Any], where: str) -> Node:
+    """Build one render node and its selection."""
+    parts = dict(_mapping(content, where))
+    if parts.get("select") is not None:
+        parts["select"] = options.build(Select, parts["select"], f"{where}: select")
+    return options.build(Node, parts, where)
 
 
 def _build_stage(content: Mapping[str, Any], where: str) -> Stage:
@@ -195,7 +205,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         UnknownNameError: If an encoder, option, generator, target, input or searched option does not exist.
         OptionError: If an option's value does not fit, a slice leaves its target, a generator's required input is
-            not fed, or a head is blended as if it were a picture.
+            not fed, a head is blended or selected from as if it were a picture, or there are no samples to select.
     """
     for stage in recipe.stages:
         encoder = registry.load("encoder", stage.encoder)
@@ -207,9 +217,23 @@ def check(recipe: Recipe) -> None:
     for name, node in recipe.render_order():
         if node.generator is not None:
             _check_node(node, node.generator)
+        elif node.select is not None:
+            _check_select(recipe, name, node.select)
         elif latents := sorted(set(node.blend or {}) - set(recipe.render)):
             raise OptionError(f"render node {name!r} blends {latents}: heads, not pictures of earlier nodes")
     _check_search(recipe)
+
+
+def _check_select(recipe: Recipe, name: str, select: Select) -> None:
+    """Compare a selection with the recipe's heads, nodes and generators; see `check`."""
+    if select.pictures not in recipe.render:
+        raise OptionError(f"render node {name!r} selects from {select.pictures!r}: a head, not pictures of a node")
+    if select.head is not None and select.head not in recipe.stages[-1].heads:
+        raise OptionError(f"render node {name!r} compares with {select.head!r}: pictures, not a predicted head")
+    if recipe.samples < 2:
+        raise OptionError(f"render node {name!r} selects among samples: `samples` is {recipe.samples}, 2 are needed")
+    if select.target is not None:
+        _check_head(HeadSpec(select.target))
 
 
 def _check_search(recipe: Recipe) -> None:

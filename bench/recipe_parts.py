@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.data import training_sets
 from bench.errors import OptionError
 
 
@@ -52,6 +53,9 @@ class Stage:
         dataset: Name of a data set among those the sweep opened, None for its own.
         normalise: z-scoring of betas, always with statistics of training trials.
         init_from: Name of the earlier stage whose state this one starts from.
+        pretrained_on: Sets behind outside weights that the stage starts from (`bench.data.training_sets`); none for
+            encoders that start from nothing.
+        test_images_removed: Whether test images were taken out of `dataset` and of those sets before.
         gpus: Share of a GPU a fit takes where the cluster has GPUs; fits run on CPUs where it has none.
     """
 
@@ -63,30 +67,78 @@ class Stage:
     dataset: str | None = None
     normalise: Literal["session", "subject", "none"] = "session"
     init_from: str | None = None
+    pretrained_on: tuple[str, ...] = ()
+    test_images_removed: bool = False
     gpus: float = 0.25
+
+    def __post_init__(self) -> None:
+        training_sets.check(self.pretrained_on, f"stage {self.name!r}: pretrained_on")
+
+
+@dataclass(frozen=True)
+class Select:
+    """Chooses one of a picture's samples. Declared, so that the row is in the open division.
+
+    A sample is encoded by a generator's target and compared with a reference in that space:
+
+    - `brain`: what the stage predicts for `head`, as MindEye1 picks by its brain-predicted CLIP embedding;
+    - `truth`: the true picture's own `target`, as MindBridge picks by CLIP cosine: an oracle, shown but never ranked.
+
+    Attributes:
+        pictures: The earlier node whose samples are chosen from.
+        by: What samples are compared with.
+        head: For `brain`, the head that is compared.
+        target: For `truth`, the space as `<generator>.<target>`.
+        similarity: Of two flattened targets: cosine, or Pearson's correlation.
+    """
+
+    pictures: str
+    by: Literal["truth", "brain"]
+    head: str | None = None
+    target: str | None = None
+    similarity: Literal["cosine", "correlation"] = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.by == "brain" and (self.head is None or self.target is not None):
+            raise OptionError("select by brain names the predicted `head` it compares with, and no target")
+        if self.by == "truth" and (self.target is None or self.head is not None):
+            raise OptionError("select by truth names the `target` it compares in, <generator>.<target>, and no head")
+        if self.target is not None and self.target.count(".") != 1:
+            raise OptionError(f"select by truth: a target is <generator>.<target>, got {self.target!r}")
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the render graph: a generator, or a blend of pictures.
+    """One node of the render graph: a generator, a blend of pictures, or a selection among samples.
 
     Attributes:
         generator: Name of a generator, for generator nodes.
         options: Fields of the generator's `Options`.
         inputs: For each of the generator's inputs the head or the earlier node that feeds it.
         blend: Weights of earlier nodes' pictures, for blend nodes. Declared, so that the row is in the open division.
+        select: How one of the samples is chosen, for selecting nodes.
     """
 
     generator: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     blend: dict[str, float] | None = None
+    select: Select | None = None
 
     def __post_init__(self) -> None:
-        if (self.generator is None) == (self.blend is None):
-            raise OptionError("a render node has either a generator or a blend")
-        if self.blend is not None and (self.inputs or self.options):
-            raise OptionError("a blend node takes the weights of earlier nodes only, no inputs and no options")
+        if sum(part is not None for part in (self.generator, self.blend, self.select)) != 1:
+            raise OptionError("a render node has either a generator or a blend or a select")
+        if self.generator is None and (self.inputs or self.options):
+            kind, takes = ("blend", "the weights of earlier nodes") if self.blend else ("select", "an earlier node")
+            raise OptionError(f"a {kind} node takes {takes} only, no inputs and no options")
+
+    @property
+    def feeders(self) -> set[str]:
+        """The heads and nodes that feed it."""
+        selected = (
+            {self.select.pictures} | ({self.select.head} if self.select.head else set()) if self.select else set()
+        )
+        return set(self.inputs.values()) | set(self.blend or {}) | selected
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bench.errors import BadDataError, CorruptFileError, MissingDataError
 from bench.identity import canonical_json, plain
 from bench.provenance import commit, environment
 from bench.record_parts import (
+    SELECTION,
     Chain,
     Column,
     ControlName,
@@ -34,6 +35,8 @@ from bench.record_parts import (
     ModelSize,
     ProtocolPart,
     SampleFile,
+    StagePart,
+    Step,
 )
 from bench.storage import Folder
 from bench.strict import check, parse, schema
@@ -54,6 +57,8 @@ __all__ = [
     "ProtocolPart",
     "Record",
     "SampleFile",
+    "StagePart",
+    "Step",
     "commit",
     "environment",
     "read_records",
@@ -100,6 +105,8 @@ class Record:
         metrics: Over subjects, by metric name.
         per_subject: By subject, then metric name.
         latents: Scores in voxel space and latent space.
+        stages: What each training stage saw; none for pictures that no fit of ours led to.
+        declared: Declared steps: post steps, blends, selections, what makers of outside pictures say.
         leakage: Findings of the audit; empty means audited and clean.
         configurations_tried: Configurations that tuning looked at to choose this one.
         commit: Commit of the source, `-dirty` behind it if changed; None when unknown.
@@ -128,6 +135,8 @@ class Record:
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     per_subject: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
     latents: tuple[LatentScore, ...] = ()
+    stages: tuple[StagePart, ...] = ()
+    declared: tuple[Step, ...] = ()
     leakage: tuple[Finding, ...] = ()
     configurations_tried: int = 1
     commit: str | None = None
@@ -141,6 +150,11 @@ class Record:
     def excluded(self) -> bool:
         """Whether a finding of the leakage audit keeps the row out of the ranking."""
         return any(finding.excludes for finding in self.leakage)
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it is excluded only for selecting by the truth: an upper bound, shown apart."""
+        return {finding.name for finding in self.leakage if finding.excludes} == {SELECTION}
 
 
 def validate(value: Mapping[str, Any], where: str) -> Record:

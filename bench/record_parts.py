@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ControlName = Literal["mean-image", "shuffled", "oracle", "chance"]
+SELECTION = "selection-by-truth"
+"""The finding of rows that choose among samples by the true picture."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,46 @@ class LatentScore:
     value: float
     ceiling: float | None = None
     relative: float | None = None
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """What a training stage saw: its data, and which splits were open to the fit and to the choice of a checkpoint.
+
+    Args:
+        name: The stage.
+        encoder: What it trains.
+        subjects: One fit a subject, a joint one, or one over all others.
+        dataset: Its data set; "" for the one that is scored.
+        normalise: Rule of z-scoring.
+        fitted_on: Splits that trained it.
+        chosen_on: Splits by which training was stopped and a checkpoint or configuration chosen.
+        pretrained_on: Sets behind outside weights that it starts from.
+    """
+
+    name: str
+    encoder: str
+    subjects: str
+    dataset: str
+    normalise: str
+    fitted_on: tuple[str, ...]
+    chosen_on: tuple[str, ...]
+    pretrained_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A declared step beyond one picture a stimulus.
+
+    Args:
+        kind: `post`, `blend`, `select`, or `declared` for what makers of outside pictures say.
+        name: The step's or the render node's name.
+        what: Its options.
+    """
+
+    kind: str
+    name: str
+    what: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

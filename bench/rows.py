@@ -13,7 +13,10 @@ import torch
 from bench import workspace
 from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
-from bench.data.leakage import audit
+from bench.data.leakage import audit, audit_training_sets
+from bench.data.splits import ROLES
+from bench.data.stream import SubjectTrials
+from bench.declared import steps_of
 from bench.errors import MissingDataError
 from bench.fit.candidates import Candidate
 from bench.fit.plan import FitPlan
@@ -21,8 +24,8 @@ from bench.fit.trial import FitRecord, read_fit
 from bench.generators.chosen import Chosen
 from bench.graph import Images
 from bench.predict import IDENTITY, Prediction, planned, read_predictions
-from bench.recipe import Recipe
-from bench.record import Costs, LatentScore, Link, ModelSize
+from bench.recipe import Recipe, Stage
+from bench.record import Costs, LatentScore, Link, ModelSize, StagePart
 from bench.scored import Row
 from bench.storage import Folder
 from bench.workspace import Data
@@ -53,7 +56,12 @@ class System:
 
 
 def system_row(
-    system: System, train: Mapping[int, Any], targets: Mapping[str, Any], runs: Folder, shuffled: bool = False
+    system: System,
+    train: Mapping[int, Any],
+    targets: Mapping[str, Any],
+    runs: Folder,
+    dataset: str,
+    shuffled: bool = False,
 ) -> Row:
     """Return the row of a system, or of its refit on permuted pairs.
 
@@ -62,6 +70,7 @@ def system_row(
         train: References to each subject's training and validation trials.
         targets: References to target tables.
         runs: The runs folder.
+        dataset: Name of the data that are scored.
         shuffled: Whether this is the shuffled control.
     """
     trials = {subject: ray.get(train[subject]) for subject in system.best}
@@ -74,10 +83,31 @@ def system_row(
         predictions={s: Link(job.id, job.description()) for s, job in system.predictions.items()},
         fits={s: tuple(map(_fit_link, lineage(c.plan, runs))) for s, c in system.best.items()},
         open_reasons=tuple(system.recipe.open_reasons),
-        leakage=audit(system.recipe, list(trials.values()), tested),
+        stages=tuple(_stage(stage, list(trials.values())) for stage in system.recipe.stages),
+        declared=steps_of(system.recipe),
+        leakage=(
+            *audit(system.recipe, list(trials.values()), tested),
+            *audit_training_sets(system.recipe, dataset),
+        ),
         tried=system.tried,
         latents=tuple(_latents(system, targets, runs)),
         costs=_costs(system, runs),
+    )
+
+
+def _stage(stage: Stage, trials: Sequence[SubjectTrials]) -> StagePart:
+    """Return what a stage saw: the splits among the trials it was handed, not those it promises to use."""
+    handed = sorted({int(role) for subject in trials for role in np.unique(subject.role)})
+    held_out = tuple(ROLES[role] for role in handed if ROLES[role] != "train")
+    return StagePart(
+        name=stage.name,
+        encoder=stage.encoder,
+        subjects=stage.subjects,
+        dataset=stage.dataset or "",
+        normalise=stage.normalise,
+        fitted_on=tuple(ROLES[role] for role in handed if ROLES[role] == "train"),
+        chosen_on=held_out,
+        pretrained_on=stage.pretrained_on,
     )
 
 

@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import numpy as np
 import ray
 import torch
 
-from bench import cluster, console, record, score_inputs, weights_list, workspace
+from bench import cluster, console, declared, record, score_inputs, weights_list, workspace
 from bench.data import orders
 from bench.data.image_shards import read_images
+from bench.data.leakage import audit_declaration
 from bench.errors import BadDataError, MissingDataError
 from bench.scored import Row, Scored, Task, now, score_link, write_score
 from bench.storage import Folder
@@ -143,6 +145,14 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_argument("--order", metavar="NAME", help=f"stimulus of each picture: {score_inputs.FILE_NAMES}, {known}")
     cli.add_argument("--truth-order", metavar="NAME", help="the same for --truth, where it differs from the pictures")
     cli.add_argument("--design", metavar="FILE", help="nsd_expdesign.mat, for named orders without shards")
+    said = ", ".join(each.name for each in fields(declared.Declaration))
+    cli.add_argument(
+        "--declare",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"what is known of how the pictures were made: {said}; what is not declared is noted as not audited",
+    )
     cli.add_argument("--runs", required=True, help="where the record goes")
     cli.add_argument("--protocol", default="scenes-1", help="how pictures become numbers")
     cli.add_argument("--weights", help="folder of network weights, or the word untrained")
@@ -155,7 +165,7 @@ def run(argv: Sequence[str]) -> int:
     if argv and argv[0] == "weights":
         return weights_list.run(argv[1:])
     options = vars(_parser().parse_args(argv))
-    name = options.pop("name")
+    name, said = options.pop("name"), declared.parse(options.pop("declare"))
     places = [_subject_path(text) for text in options.pop("images")]
     if len(dict(places)) < len(places):
         raise BadDataError(f"--images names a subject twice: {[subject for subject, _ in places]}")
@@ -166,13 +176,25 @@ def run(argv: Sequence[str]) -> int:
         console.console().print(f"subject {subject}: {finding}", style=style, markup=False, soft_wrap=True)
     cluster.connect()
     task = Task(inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed)
-    row = Row(name, "system", None, inputs.images, open_reasons=inputs.reasons, events=inputs.events)
+    row = Row(
+        name,
+        "system",
+        None,
+        inputs.images,
+        open_reasons=(*inputs.reasons, *said.open_reasons),
+        declared=said.steps,
+        leakage=audit_declaration(said, inputs.data.manifest.dataset),
+        events=inputs.events,
+    )
     with console.progress("score", len(inputs.images)) as advance:
         score_rows([row], task, advance)
     scores = task.runs / record.SCORES
     for metric, value in (scores / score_link(row, task).id).read_json(record.RECORD_FILE)["metrics"].items():
         shown = value["status"] if value["value"] is None else f"{value['value']:.4f}  {value['interval']}"
         console.console().print(f"{metric:<18} {shown}", markup=False)
+    for found in row.leakage:
+        style = "bold yellow" if found.excludes else ""
+        console.console().print(f"{found.name}: {found.finding}", style=style, markup=False, soft_wrap=True)
     return 0
 
 

@@ -15,9 +15,9 @@ import torch
 from bench import cluster, record
 from bench.data.splits import Split
 from bench.graph import Images
-from bench.identity import digest, source_digest
+from bench.identity import digest, plain, source_digest
 from bench.record import Chain, Column, Costs, DatasetPart, Event, Finding, LatentScore, Link, MetricValue, ProtocolPart
-from bench.record_parts import ControlName
+from bench.record_parts import ControlName, StagePart, Step
 from bench.storage import Folder
 from bench.workspace import Data, tested_digest
 from eval.networks import weights as network_weights
@@ -38,6 +38,8 @@ class Row:
         predictions: What was rendered, by subject; empty for pictures that no prediction led to.
         fits: The fits behind it, by subject.
         open_reasons: Why it belongs to the open division.
+        stages: What each training stage saw.
+        declared: Declared steps.
         leakage: Findings of the audit.
         tried: Configurations that tuning looked at.
         latents: Scores in latent space.
@@ -53,6 +55,8 @@ class Row:
     predictions: Mapping[int, Link] = field(default_factory=dict)
     fits: Mapping[int, tuple[Link, ...]] = field(default_factory=dict)
     open_reasons: tuple[str, ...] = ()
+    stages: tuple[StagePart, ...] = ()
+    declared: tuple[Step, ...] = ()
     leakage: tuple[Finding, ...] = ()
     tried: int = 1
     latents: tuple[LatentScore, ...] = ()
@@ -106,6 +110,8 @@ def score_link(row: Row, task: Task) -> Link:
         "truth": task.data.stimuli_manifest.content_digest,
         "tested": tested_digest({s: task.tested[s] for s in row.images}),
         "wrong_pairs": row.wrong_pairs,
+        # Other words on the same pictures are another row: what was declared decides where it may stand.
+        "declared": plain(row.declared),
         "seed": task.seed,
     }
     return Link(digest(description), description)
@@ -138,6 +144,8 @@ def write_score(row: Row, done: Mapping[int, Scored], task: Task, started: str) 
         metrics=_over_subjects(done, task.seed),
         per_subject=per_subject,
         latents=row.latents,
+        stages=row.stages,
+        declared=row.declared,
         leakage=row.leakage,
         configurations_tried=row.tried,
         commit=record.commit(),

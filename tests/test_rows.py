@@ -65,7 +65,7 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
 
 @pytest.fixture(scope="module")
 def row(system: System, tiny: Tiny, runs: Folder) -> Row:
-    return system_row(system, tiny.train, tiny.targets, runs)
+    return system_row(system, tiny.train, tiny.targets, runs, "nsd-sim")
 
 
 def test_a_row_leads_from_pictures_to_fits(row, system):
@@ -79,7 +79,7 @@ def test_a_row_leads_from_pictures_to_fits(row, system):
 
 
 def test_the_shuffled_refit_is_a_control(system, tiny, runs):
-    refit = system_row(system, tiny.train, tiny.targets, runs, shuffled=True)
+    refit = system_row(system, tiny.train, tiny.targets, runs, "nsd-sim", shuffled=True)
     assert (refit.name, refit.kind, refit.control) == ("shuffled", "control", "shuffled")
     assert [model.role for model in refit.costs.models] == ["encoder", "generator"]
 
@@ -124,7 +124,7 @@ def test_a_joint_fit_and_what_it_started_from_are_paid_for_once(tiny, runs, syst
     assert [plan.id for plan in lineage(child, runs)] == [child.id, parent.id]
     joint = Candidate("mine", 0, {}, 1, ":session", child, 0.25, Search())
     both = dataclasses.replace(system, best=dict.fromkeys(SUBJECTS, joint), records={child.id: record})
-    made = system_row(both, tiny.train, tiny.targets, runs)
+    made = system_row(both, tiny.train, tiny.targets, runs, "nsd-sim")
     assert [link.id for link in made.fits[2]] == [child.id, parent.id]
     assert all(link.id == digest(link.description) for link in made.fits[1])
     assert made.costs.wall_seconds["fit"] == pytest.approx(2 * record.costs["wall_seconds"])
@@ -136,7 +136,7 @@ def test_a_fit_without_a_record_is_named(tiny, runs, system):
     lost = {1: dataclasses.replace(system.best[1], plan=plan)}
     alone = dataclasses.replace(system, best=lost, records={plan.id: next(iter(system.records.values()))})
     with pytest.raises(MissingDataError, match=f"no record of fit {plan.id}"):
-        system_row(alone, tiny.train, tiny.targets, runs)
+        system_row(alone, tiny.train, tiny.targets, runs, "nsd-sim")
 
 
 def test_generators_are_counted_with_their_weights():
@@ -144,7 +144,7 @@ def test_generators_are_counted_with_their_weights():
     graph = dataclasses.replace(RECIPE, render={"low": low, "high": high, "out": Node(blend={"low": 1.0})})
     (size,) = generators(graph)
     model = Chosen("tiny-diffusion", {}).load(torch.device("cpu"))
-    expected = sum(p.numel() for net in (model.vae, model.unet) for p in net.parameters())
+    expected = sum(p.numel() for net in (model.space.vae, model.unet) for p in net.parameters())
     assert size == ModelSize("tiny-diffusion", "generator", expected, size.bytes)
     assert 2 * expected <= size.bytes <= 4 * expected + 100_000  # numbers of two or four bytes, and headers
     assert generators(RECIPE) == (size,)

@@ -112,5 +112,5 @@ def _excluded(entry: Excluded) -> dict[str, Any]:
         "protocol": record.protocol.name,
         "kind": entry.kind,
         "reason": entry.reason,
-        "evidence": plain([f for f in record.leakage if f.excludes]) if entry.kind == "leaky" else [],
+        "evidence": plain([f for f in record.leakage if f.excludes]) if entry.kind in ("leaky", "oracle") else [],
     }

@@ -19,7 +19,7 @@ CEILINGS = ("oracle",)
 
 @dataclass(frozen=True)
 class Excluded:
-    """A record that does not compete: `failed`, `superseded` or `leaky`, with the reason in words."""
+    """A record that does not compete: `failed`, `superseded`, `leaky` or `oracle`, with the reason in words."""
 
     record: Record
     kind: str
@@ -90,7 +90,9 @@ def group(records: Iterable[Record]) -> tuple[list[Group], list[Excluded]]:
     tables: list[Group] = []
     for members in _by(current, _scored_key):
         tables += _tables(members)
-    leaky = [Excluded(r, "leaky", "; ".join(_finding(r))) for table in tables for r in table.leaky]
+    leaky = [
+        Excluded(r, "oracle" if r.oracle else "leaky", "; ".join(_finding(r))) for table in tables for r in table.leaky
+    ]
     return sorted(tables, key=_order), sorted((*failures, *old, *leaky), key=lambda e: (e.kind, e.record.id))
 
 

@@ -34,6 +34,10 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     head = ["rank", "system", *(text.heading(column) for column in columns), "tried", "CPU", "GPU"]
     rows = [_row(row, columns) for row in table["rows"]]
     parts = [f"## {text.escaped(table['heading'])}", f"{text.escaped(text.summary(table))}.", grid(head, rows)]
+    if notes := text.notes(table):
+        parts.append(
+            "\n".join(f"- {', '.join(map(text.escaped, names))}: {text.escaped(note)}" for note, names in notes)
+        )
     for system, control, entries in text.verdicts(table):
         parts += [_comparison(system, control, entries, columns)]
     return [*parts, *_pairs(table, columns)]

@@ -34,6 +34,8 @@ def row(record: Record, table: Group, standing: Standing | None) -> dict[str, An
         "division_reasons": list(record.division_reasons),
         "metrics": _metrics(record, table),
         "latents": plain(record.latents),
+        "stages": plain(record.stages),
+        "declared": plain(record.declared),
         "leakage": plain(record.leakage),
         "configurations_tried": record.configurations_tried,
         "costs": costs(record),
@@ -45,10 +47,15 @@ def row(record: Record, table: Group, standing: Standing | None) -> dict[str, An
 
 
 def _role(record: Record) -> str:
-    """Return what a row is on the board: `system`, `leaky`, `ceiling` or `floor`."""
+    """Return what a row is on the board: `system`, `oracle`, `leaky`, `ceiling` or `floor`.
+
+    An oracle is a system that is excluded only because it selects by the truth.
+    """
     if record.kind == "control":
         return "ceiling" if record.control in CEILINGS else "floor"
-    return "leaky" if record.excluded else "system"
+    if not record.excluded:
+        return "system"
+    return "oracle" if record.oracle else "leaky"
 
 
 def _metrics(record: Record, table: Group) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from bench.board import text
 
-_STYLES = {"ceiling": "green", "floor": "dim", "leaky": "yellow"}
+_STYLES = {"ceiling": "green", "oracle": "green", "floor": "dim", "leaky": "yellow"}
 
 
 def print_table(board: Mapping[str, Any], console: Console | None = None) -> None:
@@ -38,6 +38,8 @@ def print_table(board: Mapping[str, Any], console: Console | None = None) -> Non
             screen.print(Text(line), soft_wrap=True)
         for each in text.pairs(table):
             screen.print(Text(text.verdict(*each)), soft_wrap=True)
+        for note, names in text.notes(table):
+            screen.print(Text(f"note: {', '.join(names)}: {note}", style="dim"), soft_wrap=True)
     for entry in board["excluded"]:
         screen.print(
             Text(f"not competing: {entry['name']} ({entry['kind']}): {entry['reason']}", style="yellow"), soft_wrap=True
@@ -56,9 +58,9 @@ def _table(table: Mapping[str, Any]) -> Table:
     shown.add_column("CPU", justify="right", no_wrap=True)
     previous = "system"
     for row in table["rows"]:
-        if row["role"] in {"ceiling", "floor"} and previous in {"system", "leaky"}:
+        if row["kind"] == "control" and previous == "system":
             shown.add_section()
-        previous = row["role"]
+        previous = row["kind"]
         values = [text.number(row["metrics"][column["name"]]["value"], column) for column in columns]
         cells = [text.rank(row), row["name"], *values, text.seconds(row["costs"]["cpu_seconds"])]
         shown.add_row(*(Text(cell) for cell in cells), style=_STYLES.get(row["role"], ""))

@@ -6,9 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.declared import described
+
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
 _DASH = "–"  # noqa: RUF001 - the typographic dash for "no number"
-BADGES = {"ceiling": "ceiling", "floor": "floor", "leaky": "leaky, not ranked"}
+BADGES = {
+    "ceiling": "ceiling",
+    "floor": "floor",
+    "leaky": "leaky, not ranked",
+    "oracle": "oracle: selects by the truth, not ranked",
+}
 
 
 def escaped(text: str) -> str:
@@ -98,3 +105,19 @@ def verdict(first: str, second: str, entries: Sequence[Mapping[str, Any]]) -> st
     behind = sum(entry["better"] == entry["second"] for entry in entries)
     rest = len(entries) - ahead - behind
     return f"{first} against {second}: better on {ahead}, worse on {behind}, no difference shown on {rest} metrics"
+
+
+def notes(table: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return what readers should know of a table's systems: each note with the names of the rows it is about.
+
+    Notes are declared steps and the findings of the leakage audit; what many rows share is said once.
+    """
+    found: dict[str, list[str]] = {}
+    for row in table["rows"]:
+        if row["kind"] != "system":
+            continue
+        lines = [described(step) for step in row["declared"]]
+        lines += [f"{each['name']}: {each['finding']}" for each in row["leakage"]]
+        for line in lines:
+            found.setdefault(line, []).append(row["name"])
+    return list(found.items())

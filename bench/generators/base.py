@@ -112,6 +112,10 @@ class Generator(abc.ABC):
     targets: ClassVar[Mapping[str, TargetSpec]]
     inputs: ClassVar[Mapping[str, InputSpec]] = {}
 
+    trained_on: ClassVar[tuple[str, ...] | None] = None
+    """Sets its weights were trained on, by their names in `bench.data.training_sets`: the leakage audit reads them.
+    None where they are not known."""
+
     def __init__(self, options: Any, device: torch.device) -> None:  # noqa: ANN401 - each subclass names its own Options
         """Load the frozen weights onto `device`.
 

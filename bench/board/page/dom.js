@@ -1,7 +1,7 @@
 // Elements, numbers and tooltips. Text from data only ever becomes a text node or an attribute, never markup.
 const SVG = "http://www.w3.org/2000/svg";
 const DASH = "\u2013";
-const ROLE = { system: "var(--accent)", leaky: "var(--faint)", ceiling: "var(--ceiling)", floor: "var(--floor)" };
+const ROLE = { system: "var(--accent)", oracle: "var(--ceiling)", leaky: "var(--faint)", ceiling: "var(--ceiling)", floor: "var(--floor)" };
 
 function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes ?? {})) {

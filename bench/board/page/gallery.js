@@ -5,7 +5,7 @@ function drawGallery(table, gallery, state) {
     && table.rows.some((row) => item.images[row.record_id]));
   if (!items.length) return section("gallery");
   const of = (...roles) => table.rows.filter((row) => roles.includes(row.role) && items.some((item) => item.images[row.record_id]));
-  const rows = [...of("ceiling"), ...of("system"), ...of("leaky"), ...of("floor")];
+  const rows = [...of("ceiling"), ...of("system"), ...of("oracle"), ...of("leaky"), ...of("floor")];
   const titles = items.map((item) => el("span", { class: "head", "data-tip": item.caption || null }, `S${item.subject}`,
     el("span", { class: "sub" }, `image ${item.stimulus}`)));
   const truth = items.map((item) => el("img", { class: "truth", src: item.truth, alt: item.caption || `test image ${item.stimulus}`, "data-tip": item.caption || null }));

@@ -40,7 +40,7 @@ function metricCell(row, column, table, state, best) {
 }
 
 function nameCell(row) {
-  const tag = { ceiling: "ceiling", floor: "floor", leaky: "leaky, not ranked" }[row.role];
+  const tag = { ceiling: "ceiling", floor: "floor", leaky: "leaky, not ranked", oracle: "oracle selection, not ranked" }[row.role];
   const findings = row.leakage.map((found) => `${found.name}: ${found.finding}`);
   const facts = [`record ${row.record_id}`, `${row.data.betas} betas, ${row.data.voxelset}`, ...row.division_reasons, ...findings];
   return el("th", { scope: "row", "data-tip": [row.name, ...facts].join("\n") }, row.name,

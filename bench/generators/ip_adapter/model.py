@@ -69,6 +69,13 @@ class IpAdapter(Generator):
         "tokens": InputSpec(TOKENS_SHAPE, oracle="tokens"),
         "text": InputSpec((TEXT_TOKENS, WIDTH), required=False),
     }
+    trained_on: ClassVar[tuple[str, ...] | None] = (
+        "laion-2b-en",
+        "laion-aesthetics",
+        "coyo-700m",
+        "open-images",
+        "openai-wit",
+    )
 
     def __init__(self, options: IpAdapterOptions, device: torch.device) -> None:
         """Load the networks.

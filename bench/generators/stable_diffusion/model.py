@@ -74,6 +74,7 @@ class StableDiffusion(Generator):
         "image": InputSpec((3, SIZE, SIZE), kind="picture", required=False),
         "text": InputSpec(TEXT_SHAPE, oracle="text", required=False),
     }
+    trained_on: ClassVar[tuple[str, ...] | None] = ("laion-2b-en", "laion-aesthetics", "open-images", "openai-wit")
 
     def __init__(self, options: StableDiffusionOptions, device: torch.device) -> None:
         """Load the networks.

@@ -50,6 +50,7 @@ class TinyDiffusion(Generator):
     Options: ClassVar[type] = Options
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latent": TargetSpec(LATENT_SHAPE)}
     inputs: ClassVar[Mapping[str, InputSpec]] = STARTS
+    trained_on: ClassVar[tuple[str, ...] | None] = ("simulated-scenes",)
 
     def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
         """Load the shipped weights.

@@ -1,0 +1,278 @@
+"""What rows declare, and what the audit makes of it: training sets, outside pictures, checkpoints, selection."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from board_records import draw, scored
+from stream_shards import SHARED, trials_of
+from tiny_system import keys, noisy, open_tiny, stored, true_pictures
+
+from bench import registry
+from bench import score as stage
+from bench.board.build import build
+from bench.board.markdown import markdown
+from bench.data import training_sets
+from bench.data.leakage import audit, audit_declaration, audit_training_sets, generators_of
+from bench.data.splits import ROLES
+from bench.data.training_sets import TRAINING_SETS, overlap
+from bench.declared import Declaration, described, parse, steps_of
+from bench.errors import OptionError, UnknownNameError
+from bench.identity import plain
+from bench.recipe import HeadSpec, Node, Recipe, Select, Stage
+from bench.record import read_records, write_record
+from bench.storage import Folder
+
+TEST = SHARED.tolist()
+STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent")})
+CLEAN = Recipe("mine", (STAGE,), {"out": Node("tiny-diffusion", inputs={"latent": "z"})})
+TRUTH = Select("all", "truth", target="tiny-diffusion.latent")
+BRAIN = Select("all", "brain", head="z")
+FULL = Declaration(
+    samples=1, selection="none", blend=False, checkpoint="validation", statistics="train", responses=(), images=()
+)
+
+
+@pytest.fixture
+def trained_on(monkeypatch):
+    """Says what the tiny generator was trained on."""
+
+    def said(*names: str | None) -> None:
+        sets = None if names == (None,) else names
+        monkeypatch.setattr(registry.load("generator", "tiny-diffusion"), "trained_on", sets)
+
+    return said
+
+
+def selecting(select: Select) -> Recipe:
+    nodes = {"all": CLEAN.render["out"], "out": Node(select=select)}
+    return dataclasses.replace(CLEAN, render=nodes, samples=4)
+
+
+def told(findings):
+    return [(f.name, f.excludes, f.evidence.get("set", f.evidence.get("generator"))) for f in findings]
+
+
+# -- training sets -----------------------------------------------------------------------------------------------------
+
+
+def test_nsd_s_shared_images_are_in_coco_and_in_bold5000():
+    assert overlap("coco-train2017", "nsd").holds == overlap("bold5000", "nsd").holds == "yes"
+    assert overlap("coco-val2017", "nsd").holds == overlap("imagenet-1k", "nsd").holds == "no"
+    assert overlap("laion-5b", "nsd").holds == "maybe"
+    assert overlap("coco-train2017", "my-own-data").holds == "unknown"
+    for name in TRAINING_SETS:  # what is drawn by a simulator stands in no other set
+        assert overlap(name, "nsd-sim").holds == overlap(name, "nsd-sim-full").holds == "no"
+        assert overlap(name, "nsd-simple").holds == "unknown"
+
+
+def test_every_training_set_speaks_of_data_that_are_scored():
+    assert {dataset for each in TRAINING_SETS.values() for dataset in each.holds} <= set(training_sets.SCORED)
+    with pytest.raises(UnknownNameError, match=r"unknown training set 'coco-train2107'.*Did you mean 'coco-train2017'"):
+        overlap("coco-train2107", "nsd")
+
+
+@pytest.mark.parametrize("name", sorted(registry.found("generator")))
+def test_what_generators_name_is_known(name):
+    training_sets.check(registry.load("generator", name).trained_on or (), f"generator {name!r}")
+
+
+def test_a_frozen_generator_that_saw_the_test_images_is_a_note(trained_on):
+    trained_on("coco-train2017", "laion-2b-en", "imagenet-1k")
+    found = audit_training_sets(CLEAN, "nsd")
+    assert told(found) == [("training-sets", False, "coco-train2017"), ("training-sets", False, "laion-2b-en")]
+    assert found[0].finding == (
+        "generator 'tiny-diffusion' was trained on coco-train2017: all 1,000 shared images are COCO train2017"
+    )
+    assert audit_training_sets(CLEAN, "nsd-sim") == ()
+
+
+def test_a_generator_that_says_nothing_is_unknown(trained_on):
+    trained_on(None)
+    assert told(audit_training_sets(CLEAN, "nsd")) == [("training-sets-unknown", False, "tiny-diffusion")]
+    trained_on()
+    assert audit_training_sets(CLEAN, "nsd") == ()
+
+
+def test_responses_to_the_test_images_exclude(trained_on):
+    trained_on()
+    pretrained = dataclasses.replace(STAGE, pretrained_on=("bold5000", "hcp"))
+    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(pretrained,)), "nsd")
+    assert (finding.excludes, finding.evidence["set"]) == (True, "bold5000")
+    assert finding.finding == ("stage 'fit' was trained on bold5000 responses: all 1,000 shared images are BOLD5000's")
+    own = dataclasses.replace(STAGE, dataset="bold5000")
+    assert told(audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), "nsd")) == [
+        ("training-sets", True, "bold5000")
+    ]
+
+
+def test_removed_test_images_are_a_note_and_other_data_unknown(trained_on):
+    trained_on()
+    removed = dataclasses.replace(STAGE, pretrained_on=("bold5000",), test_images_removed=True)
+    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(removed,)), "nsd")
+    assert (finding.excludes, finding.evidence["removed"]) == (False, True)
+    assert finding.finding.endswith("declared as removed before")
+    own = dataclasses.replace(STAGE, dataset="our-scanner")
+    assert told(audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), "nsd")) == [
+        ("training-sets-unknown", False, "our-scanner")
+    ]
+
+
+def test_a_stage_names_known_sets_only():
+    with pytest.raises(UnknownNameError, match=r"'bold500' in stage 'fit': pretrained_on.*'bold5000'"):
+        Stage("ridge", pretrained_on=("bold500",))
+
+
+def test_generators_of_targets_graphs_and_selections_all_count():
+    stage = dataclasses.replace(STAGE, heads={"z": HeadSpec("a.x")})
+    nodes = {"all": Node("b"), "out": Node(select=Select("all", "truth", target="c.y"))}
+    assert generators_of(Recipe("mine", (stage,), nodes, samples=2)) == ["a", "b", "c"]
+
+
+# -- selection, splits, statistics -------------------------------------------------------------------------------------
+
+
+def test_selection_by_truth_excludes_and_by_brain_does_not():
+    (finding,) = audit(selecting(TRUTH), [trials_of(1)], TEST)
+    assert (finding.name, finding.excludes) == ("selection-by-truth", True)
+    assert finding.finding == "render node 'out' selects its samples by the true picture (tiny-diffusion.latent)"
+    assert audit(selecting(BRAIN), [trials_of(1)], TEST) == ()
+
+
+def test_selection_is_declared_and_opens_the_division():
+    assert selecting(TRUTH).open_reasons == [
+        "render node 'out' selects one of 4 samples by the true picture in tiny-diffusion.latent"
+    ]
+    assert selecting(BRAIN).open_reasons == ["render node 'out' selects one of 4 samples by predicted head 'z'"]
+    (step,) = steps_of(selecting(BRAIN))
+    assert (step.kind, step.name, step.what["by"], step.what["samples"]) == ("select", "out", "brain", 4)
+    assert described(plain(step)) == "select out: by brain, head z, pictures all, samples 4, similarity cosine"
+    blend = dataclasses.replace(
+        CLEAN, render=CLEAN.render | {"mix": Node(blend={"out": 0.25})}, post=("restandardise",)
+    )
+    assert [described(plain(s)) for s in steps_of(blend)] == [
+        "post restandardise: version 1",
+        "blend mix: weights 0.25 out",
+    ]
+    assert steps_of(CLEAN) == ()
+
+
+def test_a_fit_that_could_read_the_test_split_is_found():
+    """Its stimuli are no test pictures, so nothing overlaps: early stopping by the test split is a leak of its own."""
+    trials = trials_of(1)
+    role = trials.role.copy()
+    role[:3] = ROLES.index("test")
+    (finding,) = audit(CLEAN, [dataclasses.replace(trials, role=role)], TEST)
+    assert (finding.name, finding.excludes) == ("test-split-in-fit", True)
+    assert finding.evidence == {"subject": 1, "trials": 3}
+
+
+@pytest.mark.parametrize("rule", ["session", "subject", "none"])
+def test_rules_with_training_statistics_are_clean(rule):
+    assert audit(dataclasses.replace(CLEAN, stages=(dataclasses.replace(STAGE, normalise=rule),)), [], TEST) == ()
+
+
+def test_any_other_rule_of_z_scoring_counts_as_leaky():
+    leaky = dataclasses.replace(STAGE, normalise="session-with-test")
+    (finding,) = audit(dataclasses.replace(CLEAN, stages=(leaky,)), [], TEST)
+    assert (finding.name, finding.excludes) == ("test-statistics", True)
+    assert finding.evidence == {"stage": "fit", "normalise": "session-with-test"}
+
+
+# -- pictures made elsewhere -------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_declared_is_noted():
+    (note,) = audit_declaration(Declaration(), "nsd")
+    assert (note.name, note.excludes) == ("not-declared", False)
+    assert note.evidence["fields"] == [
+        "samples", "selection", "blend", "checkpoint", "statistics", "responses", "images"
+    ]  # fmt: skip
+    assert audit_declaration(FULL, "nsd") == ()
+    assert Declaration().steps == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "excludes"),
+    [
+        ("selection=truth", "selection-by-truth", True),
+        ("checkpoint=test", "test-split-in-fit", True),
+        ("statistics=test", "test-statistics", True),
+        ("responses=bold5000", "training-sets", True),
+        ("images=coco-train2017", "training-sets", False),
+    ],
+)
+def test_each_declared_leak_is_found(said, name, excludes):
+    found = [f for f in audit_declaration(parse([said]), "nsd") if f.name != "not-declared"]
+    assert [(f.name, f.excludes) for f in found] == [(name, excludes)]
+
+
+def test_declared_choices_open_the_division():
+    said = parse(["selection=brain", "samples=16", "blend=true", "images=none", "responses=hcp,god"])
+    assert said.open_reasons == ["declared: one of 16 samples selected by the brain", "declared: pictures are blended"]
+    assert (said.images, said.responses) == ((), ("hcp", "god"))
+    (step,) = said.steps
+    assert step.what == {
+        "samples": 16, "selection": "brain", "blend": True, "responses": ("hcp", "god"), "images": ()
+    }  # fmt: skip
+    assert FULL.open_reasons == []
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "message"),
+    [
+        (["selection"], OptionError, "--declare takes NAME=VALUE with NAME one of samples, selection"),
+        (["selecton=truth"], UnknownNameError, "unknown option 'selecton' in --declare. Did you mean 'selection'"),
+        (["selection=oracle"], OptionError, "--declare: selection: .*'none', 'brain' or 'truth'"),
+        (["samples=0"], OptionError, "samples=0: at least 1"),
+        (["samples=1", "samples=2"], OptionError, "names 'samples' twice"),
+        (["images=coco"], UnknownNameError, "unknown training set 'coco' in --declare images"),
+    ],
+)
+def test_wrong_declarations_are_named(pairs, error, message):
+    with pytest.raises(error, match=message):
+        parse(pairs)
+
+
+def test_the_stage_records_what_was_declared(tiny_shards, tmp_path, capsys):
+    """The same pictures under other words are another row; both stand on the board, the leaky one without a rank."""
+    tiny, runs = open_tiny(tiny_shards), Folder.at(tmp_path)
+    stimuli = tiny.stimuli(4)
+    pictures = noisy(true_pictures(tiny.data, stimuli), 40, 0)
+    images = stored(runs, keys(1, stimuli), pictures, made="elsewhere")
+    given = ["--shards", tiny.data.shards.uri, "--runs", runs.uri, "--images", f"1={images.folder}"]
+    honest = ["selection=none", "samples=1", "blend=false", "checkpoint=validation", "statistics=train"]
+    assert stage.main([*given, "--name", "honest", "--declare", *honest, "responses=none", "images=none"]) == 0
+    assert stage.main([*given, "--name", "oracle-of-16", "--declare", "selection=truth", "samples=16"]) == 0
+    assert "selection-by-truth" in capsys.readouterr().err
+    records = {record.name: record for record in read_records(runs)}
+    assert (records["honest"].leakage, records["honest"].declared[0].kind) == ((), "declared")
+    assert records["oracle-of-16"].oracle
+    assert records["oracle-of-16"].division_reasons[1:] == ("declared: one of 16 samples selected by the truth",)
+    assert [f.name for f in records["oracle-of-16"].leakage] == ["selection-by-truth", "not-declared"]
+
+
+def test_the_board_shows_oracles_notes_and_declared_steps(tmp_path):
+    def row(name, quality, recipe):
+        notes = (*audit(recipe, [trials_of(1)], TEST), *audit_training_sets(recipe, "nsd"))
+        more = {"division": "open", "division_reasons": tuple(recipe.open_reasons)}
+        return scored(name, draw(quality, seed=len(name)), leakage=notes, declared=steps_of(recipe), **more)
+
+    pairs = [row("brain", 0.5, selecting(BRAIN)), row("oracle of 4", 0.9, selecting(TRUTH))]
+    for record, samples in pairs:
+        write_record(Folder.at(tmp_path) / "scores" / record.id, record, samples)
+    assert {r.name: r.declared for r in read_records(Folder.at(tmp_path))} == {r.name: r.declared for r, _ in pairs}
+    board = build([record for record, _ in pairs], {record.id: samples for record, samples in pairs})
+    (table,) = board["tables"]
+    assert [(row["name"], row["rank"], row["role"]) for row in table["rows"]] == [
+        ("brain", 1, "system"),
+        ("oracle of 4", None, "oracle"),
+    ]
+    (excluded,) = board["excluded"]
+    assert (excluded["kind"], [f["name"] for f in excluded["evidence"]]) == ("oracle", ["selection-by-truth"])
+    text = markdown(board)
+    assert "*oracle of 4* (oracle: selects by the truth, not ranked)" in text
+    assert "- brain: select out: by brain, head z, pictures all, samples 4, similarity cosine" in text
+    assert np.isfinite(table["rows"][1]["metrics"]["ssim"]["value"])
