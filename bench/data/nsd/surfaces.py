@@ -69,7 +69,7 @@ def read_mgh(file: RangeFile, vertices: np.ndarray, count: int, trials: int) -> 
     """
     try:
         header = MGHHeader.from_fileobj(io.BytesIO(file.range(0, HEADER_BYTES)))
-        shape, dtype = tuple(header.get_data_shape()), header.get_data_dtype()
+        shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
     except (EOFError, OSError, HeaderDataError, WrapStructError) as error:
         raise CorruptFileError(f"{file} cannot be read as MGH: {error}") from None
     if shape != (count, 1, 1, trials) or dtype != np.dtype(">f4"):
