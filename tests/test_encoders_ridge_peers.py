@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,6 +28,10 @@ from encoders.ridge import Ridge, RidgeOptions
 
 ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 INPUTS = FitInputs({1: trials_of(1)}, {TARGET: target_table()}, LABEL_NAMES)
+
+
+def ignore(step, metrics) -> None:
+    """Drop a report."""
 
 
 def planted(rows: int, n_voxels: int, targets: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -162,13 +169,34 @@ def test_a_sweep_over_alphas_costs_one_factorisation(tmp_path, monkeypatch):
     ]
     for options in sweep:
         plan = plan_stage(Stage("ridge", options=options, heads={"z": HeadSpec(TARGET)}), (1,), digests(), 0)
-        record = run_fit(plan, INPUTS, runs, torch.device("cpu"), lambda step, metrics: None)
+        record = run_fit(plan, INPUTS, runs, torch.device("cpu"), ignore)
         made.append(record.id)
     assert len(set(made)) == len(sweep)
     assert len(calls) == 1
     other = Stage("ridge", options={"standardise_voxels": True}, heads={"z": HeadSpec(TARGET)})
-    run_fit(plan_stage(other, (1,), digests(), 0), INPUTS, runs, torch.device("cpu"), lambda step, metrics: None)
+    run_fit(plan_stage(other, (1,), digests(), 0), INPUTS, runs, torch.device("cpu"), ignore)
     assert len(calls) == 2, "other voxels are other numbers"
+
+
+def test_trials_that_start_at_once_wait_for_one_factorisation(tmp_path, monkeypatch):
+    calls, slow = [], threading.Event()
+    eigh = torch.linalg.eigh
+
+    def counted(gram):
+        calls.append(gram.shape)
+        slow.wait(0.3)  # long enough for every other trial to miss the cache
+        return eigh(gram)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    runs = Folder.at(tmp_path / "runs")
+    stages = [Stage("ridge", options={"alpha": alpha}, heads={"z": HeadSpec(TARGET)}) for alpha in (1.0, 2.0, 3.0)]
+    plans = [plan_stage(stage, (1,), digests(), 0) for stage in stages]
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(run_fit, plan, INPUTS, runs, torch.device("cpu"), ignore) for plan in plans]
+        assert [each.result().status for each in made] == ["ok"] * 3
+    assert len(calls) == 1
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_recipe_names_its_bands_by_roi_expressions(tmp_path):
@@ -178,7 +206,7 @@ def test_a_recipe_names_its_bands_by_roi_expressions(tmp_path):
     options = {"bands": bands, "candidates": 4, "scope": "per-target"}
     plan = plan_stage(Stage("ridge", options=options, heads={"z": HeadSpec(TARGET)}), (1,), digests(), 0)
     runs = Folder.at(tmp_path / "runs")
-    record = run_fit(plan, INPUTS, runs, torch.device("cpu"), lambda step, metrics: None)
+    record = run_fit(plan, INPUTS, runs, torch.device("cpu"), ignore)
     assert record.status == "ok"
     with loaded_encoder(plan, runs) as encoder:
         shares = encoder.band_shares("z", 1)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -28,16 +33,42 @@ def precomputed(
 ) -> Mapping[str, np.ndarray]:
     """Return what the encoder precomputes, from the cache where it is there.
 
-    Two trials that miss at once both compute; the file appears whole, so the second write changes nothing.
+    Trials that miss at once on one machine wait for the first, so that a sweep computes once. On two machines both may
+    compute; the file appears whole, so the second write changes nothing.
     """
     if type(encoder).precompute is Encoder.precompute:
         return {}
-    folder, name = runs / "precompute", f"{cache_key(encoder, plan)}.npz"
-    if folder.exists(name):
-        with np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False) as arrays:
-            return dict(arrays)
+    folder, key = runs / "precompute", cache_key(encoder, plan)
+    if not folder.exists(f"{key}.npz"):
+        with _turn(key):
+            if not folder.exists(f"{key}.npz"):
+                return _computed(encoder, data, heads, folder, f"{key}.npz")
+    with np.load(io.BytesIO(folder.read_bytes(f"{key}.npz")), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _computed(
+    encoder: Encoder, data: Mapping[int, SubjectStream], heads: Sequence[Head], folder: Folder, name: str
+) -> Mapping[str, np.ndarray]:
+    """Compute, write the file and return its arrays."""
     arrays = dict(encoder.precompute(data, heads))
     sink = io.BytesIO()
     np.savez(sink, **arrays)
     folder.write_bytes(name, sink.getvalue())
     return arrays
+
+
+@contextlib.contextmanager
+def _turn(key: str) -> Iterator[None]:
+    """Wait until no other process of this machine and user computes the same arrays.
+
+    The system frees the lock of a process that is killed, so nobody waits for the dead.
+    """
+    path = Path(tempfile.gettempdir()) / f"reconbench-{os.getuid()}-{key}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Unlinked while held: whoever waits on it finds the cached file and does not compute.
+            path.unlink(missing_ok=True)
