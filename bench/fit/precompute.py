@@ -53,7 +53,7 @@ def _computed(
     """Compute, write the file and return its arrays."""
     arrays = dict(encoder.precompute(data, heads))
     sink = io.BytesIO()
-    np.savez(sink, **arrays)
+    np.savez(sink, allow_pickle=False, **arrays)
     folder.write_bytes(name, sink.getvalue())
     return arrays
 

@@ -4,8 +4,8 @@ python tests/perf/ridge.py [--rows 1500] [--rounds 3]
 
 Shapes are Brain-Diffuser's (8,859 rows, 15,724 voxels, 91,168 targets) scaled to `--rows`. Each round runs every side
 once, so that what else the machine does falls on all of them; the best round of a side counts. CPU seconds stand beside
-wall seconds: on a machine that others use too they are the steadier of the two. The bound is what the matrix products of
-our own algorithm take at the rate measured by each of our processes just before the fit, plus the eigendecomposition
+wall seconds: on a machine that others use too they are the steadier of the two. The bound is what the matrix products
+of our own algorithm take at the rate measured by each of our processes just before the fit, plus the eigendecomposition
 measured alone.
 """
 
@@ -101,6 +101,7 @@ def planted(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `(rows + UNSEEN, V)` voxels and `(rows + UNSEEN, D)` targets of one float32 linear model.
 
     Voxels have a power-law spectrum, as betas do; targets are mixtures of few causes under noise of different sizes.
+    They have unit variance, so that one alpha for all means the same to every side.
     """
     torch.manual_seed(0)
     total, causes = rows + UNSEEN, 60
@@ -109,7 +110,8 @@ def planted(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     voxels = latent @ torch.randn(causes, n_voxels) / causes**0.5 + torch.randn(total, n_voxels)
     signal = latent @ torch.randn(causes, targets)
     noise = torch.logspace(-1, 1, targets)[torch.randperm(targets)] * signal.std()
-    return voxels, signal + noise * torch.randn(total, targets)
+    values = signal + noise * torch.randn(total, targets)
+    return voxels, values / values[:rows].std(0)
 
 
 def fitted(side: str, voxels: torch.Tensor, targets: torch.Tensor) -> tuple[Taken, np.ndarray, Callable[[], object]]:
