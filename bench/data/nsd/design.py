@@ -7,6 +7,7 @@ subject's own 10,000 pictures, not the 73,000: it leads to a picture only throug
 from __future__ import annotations
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +90,7 @@ def read_design(path: Path) -> Design:
         CorruptFileError: If it is not a MATLAB 5 file or lacks a field.
         BadDataError: If its fields do not fit together.
     """
-    try:
-        fields = scipy.io.loadmat(path)
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        raise CorruptFileError(f"{path} cannot be read as a MATLAB 5 file: {error}") from None
+    fields = load_mat(path)
     missing = [name for name in FIELDS if name not in fields]
     if missing:
         raise CorruptFileError(f"{path} lacks {', '.join(missing)}; nsd_expdesign.mat has {', '.join(FIELDS)}")
@@ -101,6 +99,20 @@ def read_design(path: Path) -> Design:
     design = Design(order.ravel(), pictures, shared.ravel(), starts)
     _check(design, path)
     return design
+
+
+def load_mat(path: Path) -> dict[str, np.ndarray]:
+    """Return the fields of a MATLAB 5 file.
+
+    Raises:
+        CorruptFileError: If it is not one, or damaged.
+    """
+    try:
+        fields: dict[str, np.ndarray] = scipy.io.loadmat(path)
+    # SciPy has no error of its own: a damaged file ends in whichever of these its parser runs into.
+    except (ValueError, TypeError, OSError, NotImplementedError, LookupError, OverflowError, zlib.error) as error:
+        raise CorruptFileError(f"{path} cannot be read as a MATLAB 5 file: {error}") from None
+    return fields
 
 
 def _zero_based(values: np.ndarray, name: str, path: Path) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""NSD-synthetic: one 7T session a subject with 284 artificial pictures, to test decoders out of distribution.
+
+744 trials in 8 runs, fixation and one-back tasks in turn. Pictures 1 to 220 are everyone's; 221 to 284 are coloured
+ones, made for each subject, and count as other stimuli in each: number 220 + 64 (subject - 1) + k.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.data.datasets.base import Stimulus, Trials
+from bench.data.nsd.design import load_mat, occurrences
+from bench.data.nsd.side_experiment import SideExperiment, SideOptions
+from bench.data.nsd.stimuli import read_images
+from bench.errors import BadDataError, CorruptFileError, OptionError
+
+COMMON, COLOURED = 220, 64
+DESIGN = "nsddata/experiments/nsdsynthetic/nsdsynthetic_expdesign.mat"
+PICTURES = "nsddata_stimuli/stimuli/nsdsynthetic"
+
+
+class NsdSynthetic(SideExperiment):
+    """Reads the synthetic session."""
+
+    version = 1
+    Options = SideOptions
+    experiment = "nsdsynthetic"
+
+    @functools.cached_property
+    def ordering(self) -> np.ndarray:
+        """The picture of each trial, `(744,)`, 0-based.
+
+        Raises:
+            CorruptFileError: If the design file cannot be read.
+            BadDataError: If it does not hold whole numbers from 1 to 284.
+        """
+        path = self.files.local(DESIGN)
+        fields = load_mat(path)
+        if "masterordering" not in fields:
+            raise CorruptFileError(f"{path} lacks masterordering")
+        ordering = fields["masterordering"].ravel()
+        if not len(ordering) or ordering.min() < 1 or ordering.max() > COMMON + COLOURED:
+            raise BadDataError(f"{path}: masterordering must hold pictures 1 to {COMMON + COLOURED}")
+        return ordering.astype(np.int64) - 1
+
+    @property
+    def stored_trials(self) -> int:
+        """Trials in a betas file: those of the design."""
+        return len(self.ordering)
+
+    def origin(self) -> Mapping[str, Any]:
+        """Return the reader's version and the design's digest."""
+        design = hashlib.sha256(self.ordering.astype("<i8").tobytes()).hexdigest()[:16]
+        return {"reader": "nsd-synthetic", "version": self.version, "design": design}
+
+    def trials(self, subject: int, session: int) -> Trials:
+        """Return what the session showed.
+
+        Raises:
+            OptionError: If there is no such session.
+        """
+        if session != 1:
+            raise OptionError(f"{self.name} has one session a subject, number 1, not {session}")
+        own = np.where(self.ordering < COMMON, 0, COLOURED * (subject - 1))
+        return Trials(np.arange(len(self.ordering)), self.ordering + own, occurrences(self.ordering))
+
+    def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
+        """Yield pictures in the order of the numbers.
+
+        Raises:
+            MissingDataError: If a picture is missing.
+        """
+        for number in numbers:
+            subject, place = divmod(number - COMMON, COLOURED)
+            if number < COMMON:
+                name, place = "nsdsynthetic_stimuli.hdf5", number
+            else:
+                name = f"nsdsynthetic_colorstimuli_subj{subject + 1:02d}.hdf5"
+            image = next(iter(read_images(self.files.path_or_file(f"{PICTURES}/{name}"), [place])))
+            yield Stimulus(number, image, (), None, True)
