@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from bench.data.datasets.base import Trials
 from bench.errors import BadDataError, CorruptFileError, OptionError
@@ -109,8 +110,10 @@ def load_mat(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         fields: dict[str, np.ndarray] = scipy.io.loadmat(path)
-    # SciPy has no error of its own: a damaged file ends in whichever of these its parser runs into.
-    except (ValueError, TypeError, OSError, NotImplementedError, LookupError, OverflowError, zlib.error) as error:
+    # A damaged file ends in whichever of these SciPy's parser runs into.
+    except (MatReadError, ValueError, TypeError, OSError, NotImplementedError) as error:
+        raise CorruptFileError(f"{path} cannot be read as a MATLAB 5 file: {error}") from None
+    except (LookupError, OverflowError, MemoryError, zlib.error) as error:
         raise CorruptFileError(f"{path} cannot be read as a MATLAB 5 file: {error}") from None
     return fields
 
