@@ -222,10 +222,11 @@ def _render(
     for place, (system, mine) in enumerate(zip(systems, jobs, strict=True)):
         for subject, job in mine.items():
             folder = settings.runs / "predictions" / job.id
-            requests.append(Request(system.recipe, source_of(folder, list(system.recipe.stages[-1].heads))))
+            source = source_of(folder, list(system.recipe.stages[-1].heads))
+            requests.append(Request(system.recipe, source, opened.refs.targets, opened.digests.targets))
             owners.append((place, subject))
     oracle = controls.oracle_source(winner.recipe, opened.refs.targets, opened.digests.targets, opened.tested)
-    requests.append(Request(winner.recipe, oracle))
+    requests.append(Request(winner.recipe, oracle, opened.refs.targets, opened.digests.targets))
     total = sum(len(r.source.keys) * sum(n.generator is not None for n in r.recipe.render.values()) for r in requests)
     with clock.stage("render"), progress("render", total) as advance:
         done = render_graphs(requests, settings.runs, settings.seed, settings.batch_size, settings.replicas, advance)

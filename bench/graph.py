@@ -7,7 +7,7 @@ recipes which share a first node share its pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ import pyarrow as pa
 
 from bench import options, registry
 from bench.console import Advance
+from bench.data.image_shards import SEAL
+from bench.errors import BadDataError
+from bench.graph_select import choose, described
 from bench.identity import digest
 from bench.predict import read_predictions
-from bench.recipe import Node, Recipe
+from bench.recipe import Node, Recipe, Select
 from bench.render import RenderJob, read_images, render, write_images
 from bench.seeds import seed_of
 from bench.storage import Folder
@@ -42,10 +45,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """A render graph over one source."""
+    """A render graph over one source.
+
+    Attributes:
+        recipe: Whose graph.
+        source: What feeds it.
+        targets: References to tables of true targets by `<generator>.<target>`: only selection by truth opens one.
+        digests: Their content digests.
+    """
 
     recipe: Recipe
     source: Source
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def render_graphs(
         jobs = {}
         for walk in walks:
             if walk.waiting:
-                walk.blend_ready()
+                walk.make_ready()
                 jobs.update({job.out.uri: job for job in walk.next_jobs()})
         if jobs:
             render(list(jobs.values()), batch_size=batch_size, replicas=replicas, advance=advance)
@@ -106,21 +118,36 @@ class _Walk:
     def __init__(self, request: Request, runs: Folder, seed: int) -> None:
         self.request, self.runs, self.seed = request, runs, seed
         self.images: dict[str, Images] = {}
+        self._rows: dict[str, np.ndarray] = {}
         self.waiting = list(request.recipe.render_order())
         self._asked: dict[str, Images] = {}
 
     def _ready(self, node: Node) -> bool:
         """Say whether everything that feeds the node is there."""
-        feeders = set(node.inputs.values()) | set(node.blend or {})
-        return feeders <= set(self.request.source.heads) | set(self.images)
+        return node.feeders <= set(self.request.source.heads) | set(self.images)
+
+    def _rows_of(self, node: Node) -> np.ndarray:
+        """Return which rows of the source a node's pictures answer: all, or those that a selection before it left.
+
+        Raises:
+            BadDataError: If its feeders answer different rows.
+        """
+        left = [self._rows[feeder] for feeder in sorted(node.feeders) if feeder in self.images]
+        if any(len(rows) != len(left[0]) or (rows != left[0]).any() for rows in left):
+            raise BadDataError(f"a node of {self.request.recipe.name!r} mixes selected pictures with unselected ones")
+        return left[0] if left else np.arange(self.request.source.keys.num_rows)
+
+    def _keys(self, rows: np.ndarray) -> pa.Table:
+        """Return the keys of some rows."""
+        return self.request.source.keys.select(list(KEYS)).take(rows)
 
     def _images(self, name: str, node: Node) -> Images:
         """Return the address of a node's pictures."""
         description = {
             "images": 1,
             "source": self.request.source.id,
-            "node": _described(node),
-            "inputs": {k: self._feeder(v) for k, v in sorted(node.inputs.items())},
+            "node": described(self.request, node.select) if node.select else _described(node),
+            "inputs": {k: self._feeder(v) for k, v in sorted(_inputs(node).items())},
             "blend": {self.images[k].id: weight for k, weight in sorted((node.blend or {}).items())},
             "seed": self.seed,
         }
@@ -148,40 +175,62 @@ class _Walk:
             if node.generator is None or not self._ready(node):
                 continue
             images = self._images(name, node)
-            inputs = {key: self._values(feeder) for key, feeder in node.inputs.items()}
-            keys = self.request.source.keys.select(list(KEYS))
+            rows = self._rows_of(node)
+            inputs = {key: self._values(feeder, rows) for key, feeder in node.inputs.items()}
             jobs.append(
                 RenderJob(
                     generator=node.generator,
                     options=node.options,
-                    keys=keys,
+                    keys=self._keys(rows),
                     inputs=inputs,
-                    seeds=self._seeds(),
+                    seeds=self._seeds()[rows],
                     out=images.folder,
                     identity=images.description,
                 )
             )
-            self._asked[name] = images
+            self._asked[name], self._rows[name] = images, rows
         return jobs
 
-    def _values(self, feeder: str) -> np.ndarray:
-        """Return what a head or an earlier node gives: latents, or `(N, 3, H, W)` uint8 pictures."""
+    def _values(self, feeder: str, rows: np.ndarray) -> np.ndarray:
+        """Return what a head or an earlier node gives for some rows: latents, or `(N, 3, H, W)` uint8 pictures."""
         if feeder in self.images:
             return read_images(self.images[feeder].folder)[1]
-        return self.request.source.heads[feeder]
+        return self.request.source.heads[feeder][rows]
 
-    def blend_ready(self) -> None:
-        """Blend the pictures of all blend nodes that can be blended now."""
+    def make_ready(self) -> None:
+        """Blend and select at all nodes that need no generator and whose feeders are there."""
         for name, node in list(self.waiting):
-            if node.blend is None or not self._ready(node):
+            if node.generator is not None or not self._ready(node):
                 continue
             images = self._images(name, node)
-            total = sum(weight * self._values(feeder).astype(np.float32) for feeder, weight in node.blend.items())
-            mixed = np.clip(np.rint(total), 0, 255).astype(np.uint8)
-            keys = self.request.source.keys.select(list(KEYS))
-            write_images(images.folder, keys, self._seeds(), mixed, images.description)
+            self._rows[name] = self._chosen(images, node.select) if node.select else self._blended(images, node)
             self.images[name] = images
             self.waiting.remove((name, node))
+
+    def _blended(self, images: Images, node: Node) -> np.ndarray:
+        """Write a blend of pictures; return the rows they answer."""
+        rows, weights = self._rows_of(node), node.blend or {}
+        total = sum(weight * self._values(feeder, rows).astype(np.float32) for feeder, weight in weights.items())
+        mixed = np.clip(np.rint(total), 0, 255).astype(np.uint8)
+        write_images(images.folder, self._keys(rows), self._seeds()[rows], mixed, images.description)
+        return rows
+
+    def _chosen(self, images: Images, select: Select) -> np.ndarray:
+        """Write the best sample of each subject's stimulus and showing; return their rows."""
+        rows = self._rows[select.pictures]
+        if images.folder.exists(SEAL):
+            return self._found(images, rows)
+        pictures = self._values(select.pictures, rows)
+        best = choose(self.request, select, self._keys(rows), rows, pictures)
+        chosen = rows[best]
+        write_images(images.folder, self._keys(chosen), self._seeds()[chosen], pictures[best], images.description)
+        return chosen
+
+    def _found(self, images: Images, rows: np.ndarray) -> np.ndarray:
+        """Return the rows that an earlier run chose."""
+        places = {tuple(key.values()): row for key, row in zip(self._keys(rows).to_pylist(), rows, strict=True)}
+        table = read_images(images.folder)[0].select(list(KEYS))
+        return np.array([places[tuple(key.values())] for key in table.to_pylist()])
 
     def settle(self) -> None:
         """Count the rendered nodes as done."""
@@ -190,6 +239,11 @@ class _Walk:
                 self.images[name] = self._asked[name]
                 self.waiting.remove((name, node))
         self._asked.clear()
+
+
+def _inputs(node: Node) -> dict[str, str]:
+    """Return what feeds a node by name: a generator's inputs, or the pictures that are selected from."""
+    return {"pictures": node.select.pictures} if node.select else node.inputs
 
 
 def _described(node: Node) -> dict[str, Any]:

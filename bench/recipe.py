@@ -232,8 +232,11 @@ def _check_select(recipe: Recipe, name: str, select: Select) -> None:
         raise OptionError(f"render node {name!r} compares with {select.head!r}: pictures, not a predicted head")
     if recipe.samples < 2:
         raise OptionError(f"render node {name!r} selects among samples: `samples` is {recipe.samples}, 2 are needed")
-    if select.target is not None:
-        _check_head(HeadSpec(select.target))
+    head = HeadSpec(select.target) if select.target is not None else recipe.stages[-1].heads[select.head or ""]
+    _check_head(head)
+    needs = registry.load("generator", head.generator).targets[head.target_name].needs
+    if needs != ("image",):
+        raise OptionError(f"render node {name!r} cannot encode samples as {head.target!r}: it needs {', '.join(needs)}")
 
 
 def _check_search(recipe: Recipe) -> None:

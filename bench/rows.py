@@ -148,8 +148,7 @@ def _costs(system: System, runs: Folder) -> Costs:
     predictions = [
         (runs / "predictions" / job.id).read_json(IDENTITY)["seconds"] for job in system.predictions.values()
     ]
-    seals = [images.folder.read_json(SEAL) for images in system.images.values()]
-    rendered = sum(float(seal.get("seconds", 0.0)) for seal in seals)
+    rendered = _rendering(system.images.values())
     return Costs(
         gpu_seconds={"fit": sum(cost["gpu_seconds"] for cost in fits)},
         cpu_seconds={"fit": sum(cost["cpu_seconds"] for cost in fits)},
@@ -161,6 +160,20 @@ def _costs(system: System, runs: Folder) -> Costs:
         peak_memory_bytes=round(max(cost["peak_memory_bytes"] for cost in fits)),
         models=(_encoder(system), *generators(system.recipe)),
     )
+
+
+def _rendering(images: Iterable[Images]) -> float:
+    """Return the seconds that rendering took, with all nodes that feed a graph's last one, each once."""
+    waiting, seals = list(images), {}
+    while waiting:
+        each = waiting.pop()
+        if each.id not in seals:
+            seals[each.id] = each.folder.read_json(SEAL)
+            folder = Folder(each.folder.uri.rpartition("/")[0])
+            fed = (*each.description.get("inputs", {}).values(), *each.description.get("blend", {}))
+            names = [name for name in fed if not name.startswith("head:")]
+            waiting += [Images(name, (folder / name).read_json(SEAL)["identity"], folder / name) for name in names]
+    return sum(float(seal.get("seconds", 0.0)) for seal in seals.values())
 
 
 def _spent(fit: str, runs: Folder) -> Mapping[str, float]:
