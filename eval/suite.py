@@ -5,8 +5,8 @@ Shape legend: N images, S samples of an image, D features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from eval.images import check_images
 from eval.job import EncodingModel, FeatureCache, Job
 from eval.networks import weights as network_weights
 from eval.networks.features import DTYPES, Precision
+from eval.plugins import base as metric_plugins
+from eval.plugins.base import Inputs, Plugin
 from eval.protocols import base as protocols
 from eval.protocols.base import MetricSpec, Protocol
 from eval.values import compute
@@ -59,11 +61,12 @@ class Scores:
     Attributes:
         protocol: Name of the protocol.
         version: Its version.
-        metrics: One result a metric, in the protocol's order.
+        metrics: One result a metric, in the protocol's order; those of plug-ins stand last.
         per_image: For each computed metric `(N,)` float64, samples already averaged.
         weights: For each feature network the sha256 of its weights, or "untrained:<seed>".
         samples: S.
-        precision: Of the networks' forward passes; all else is computed in float64.
+        precision: Of the networks' forward passes.
+        plugins: Version of each plug-in beside the protocol, by name.
     """
 
     protocol: str
@@ -73,6 +76,7 @@ class Scores:
     weights: Mapping[str, str]
     samples: int
     precision: Precision = "float32"
+    plugins: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def untrained(self) -> bool:
@@ -90,6 +94,7 @@ class Scores:
         columns |= {name: pa.array(values, pa.float64()) for name, values in self.per_image.items()}
         identity = {"protocol": self.protocol, "version": str(self.version), "samples": str(self.samples)}
         identity["precision"] = self.precision
+        identity |= {f"plugin.{name}": str(version) for name, version in self.plugins.items()}
         identity |= {f"weights.{name}": digest for name, digest in self.weights.items()}
         return pa.table(columns).replace_schema_metadata(identity)
 
@@ -107,6 +112,7 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     latents: tuple[Tensor, Tensor] | None = None,
     betas: tuple[Tensor, EncodingModel] | None = None,
     precision: Precision = "float32",
+    plugins: Sequence[str | Plugin] = (),
 ) -> Scores:
     """Score reconstructions under a protocol.
 
@@ -125,6 +131,7 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
         betas: Test betas `(N, V)`, averaged over repetitions, and an encoding model that predicts betas from pictures
             `(B, 3, H, W)` in [0, 1], for brain correlation.
         precision: Of the networks' forward passes. The reduced ones are faster on a GPU; the result says which it was.
+        plugins: Metrics beside the protocol's, by name or as `module:OBJECT`; see `eval.plugins.base`.
 
     Returns:
         The values with their uncertainty, and the per-image table behind them. A metric whose inputs were not given
@@ -145,13 +152,35 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     reasons = {spec.name: _missing(spec, len(truth), given) for spec in chosen.metrics}
     wanted = [spec for spec in chosen.metrics if reasons[spec.name] is None]
     networks = dict.fromkeys(spec.feature.network for spec in wanted if spec.feature)
+    extra = _found(plugins, chosen)
     # All weights are looked for before anything is computed: a missing file must not cost an hour.
     digests = {network.name: network_weights.digest(network, weights) for network in networks}
+    more = {name: digest for plugin in extra for name, digest in plugin.digests(weights).items()}
     place = torch.device(device)
     job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
     per_image = compute(wanted, job)
-    results = tuple(_result(spec, reasons[spec.name], per_image, seed) for spec in chosen.metrics)
-    return Scores(chosen.name, chosen.version, results, per_image, digests, stacked.shape[1], precision)
+    results = [_result(spec, reasons[spec.name], per_image, seed) for spec in chosen.metrics]
+    inputs = Inputs(stacked, truth, weights, place, batch)
+    for plugin in extra:
+        values = {name: each.numpy() for name, each in plugin.values(inputs).items()}
+        per_image |= values
+        results += [_estimated(c.name, values[c.name], c.higher_is_better, seed) for c in plugin.columns]
+    versions = {plugin.name: plugin.version for plugin in extra}
+    named = chosen.name, chosen.version
+    return Scores(*named, tuple(results), per_image, digests | more, stacked.shape[1], precision, versions)
+
+
+def _found(plugins: Sequence[str | Plugin], protocol: Protocol) -> list[Plugin]:
+    """Return the plug-ins.
+
+    Raises:
+        ValueError: If one is not known, or a column's name stands twice.
+    """
+    found = [metric_plugins.find(plugin) for plugin in plugins]
+    taken = [metric.name for metric in protocol.metrics] + [column.name for each in found for column in each.columns]
+    if twice := sorted({name for name in taken if taken.count(name) > 1}):
+        raise ValueError(f"metric {twice[0]!r} stands twice: in {protocol.name} or in two plug-ins")
+    return found
 
 
 def _check(
@@ -191,8 +220,12 @@ def _missing(spec: MetricSpec, n: int, given: Mapping[str, object]) -> str | Non
 def _result(spec: MetricSpec, reason: str | None, per_image: Mapping[str, Array], seed: int) -> MetricResult:
     if reason is not None:
         return MetricResult(spec.name, None, 0, None, None, spec.higher_is_better, f"not computed: needs {reason}")
+    return _estimated(spec.name, per_image[spec.name], spec.higher_is_better, seed)
+
+
+def _estimated(name: str, values: Array, higher_is_better: bool, seed: int) -> MetricResult:
     # The same seed for all metrics: their intervals come from the same draws of images.
-    estimate = statistics.bootstrap(per_image[spec.name], seed=seed)
+    estimate = statistics.bootstrap(values, seed=seed)
     error = None if np.isnan(estimate.standard_error) else estimate.standard_error
     interval = (estimate.low, estimate.high)
-    return MetricResult(spec.name, estimate.value, estimate.n, error, interval, spec.higher_is_better)
+    return MetricResult(name, estimate.value, estimate.n, error, interval, higher_is_better)

@@ -84,8 +84,9 @@ def paired_correlation(reconstructions: Tensor, truth: Tensor) -> Tensor:
     """
     check_pairs(reconstructions, truth)
     x, y = reconstructions.flatten(1), truth.flatten(1)
-    moments = [_paired_moments(a[None], b[None]) for a, b in zip(x, y, strict=True)]
-    xx, yy, xy = torch.cat(moments, 1)
+    rows = max(1, CHUNK_BYTES // (64 * x.shape[1]))
+    parts = zip(x.split(rows), y.split(rows), strict=True)
+    xx, yy, xy = torch.cat([_paired_moments(a, b) for a, b in parts], 1)
     return (xy / (xx * yy).sqrt()).clamp(-1, 1)
 
 
@@ -131,13 +132,13 @@ def _typical(x: Tensor) -> Tensor:
 
 
 def _paired_moments(x: Tensor, y: Tensor) -> Tensor:
-    """Return the centred sums of squares of x and of y, and of products, `(3, 1)` float64, of rows `(1, D)`."""
+    """Return the centred sums of squares of x and of y, and of products, `(3, R)` float64, of rows `(R, D)`."""
     start_x, start_y = _typical(x), _typical(y)
-    total = torch.zeros(5, dtype=torch.float64, device=x.device)
+    total = torch.zeros(5, len(x), dtype=torch.float64, device=x.device)
     for a, b in zip(column_chunks(x, 8), column_chunks(y, 8), strict=True):
-        a, b = (a.double() - start_x)[0], (b.double() - start_y)[0]
-        total += torch.stack([a.sum(), b.sum(), a.dot(a), b.dot(b), a.dot(b)])
+        a, b = a.double() - start_x, b.double() - start_y
+        products = [torch.linalg.vecdot(*pair) for pair in ((a, a), (b, b), (a, b))]
+        total += torch.stack([a.sum(1), b.sum(1), *products])
     sum_x, sum_y, xx, yy, xy = total
     n = x.shape[1]
-    moments = torch.stack([xx - sum_x * sum_x / n, yy - sum_y * sum_y / n, xy - sum_x * sum_y / n])
-    return torch.cat([moments[:2].clamp(min=0), moments[2:]])[:, None]
+    return torch.stack([(xx - sum_x**2 / n).clamp(min=0), (yy - sum_y**2 / n).clamp(min=0), xy - sum_x * sum_y / n])

@@ -63,10 +63,10 @@ def places(network: Network, folder: Path | str | None = None) -> tuple[Path, ..
     if network.shipped:
         return (SHIPPED / network.weights_file,)
     given = (Path(folder) / network.weights_file,) if folder is not None else ()
-    home = _home() / network.weights_file
+    usual = home() / network.weights_file
     if not network.url:
-        return (*given, home)
-    return (*given, home, network.cache() / network.url.rpartition("/")[2])
+        return (*given, usual)
+    return (*given, usual, network.cache() / network.url.rpartition("/")[2])
 
 
 def locate(network: Network, weights: Path | str | None) -> Path | None:
@@ -174,7 +174,8 @@ def load(network: Network, weights: Path | str | None, device: torch.device) -> 
     return module
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Return the folder of weights that is searched by default: `$RECONBENCH_HOME/weights`."""
     return Path(os.environ.get("RECONBENCH_HOME", ".reconbench")).expanduser() / "weights"
 
 
