@@ -183,4 +183,5 @@ def test_one_dual_guided_step_at_the_published_size():
     assert pictures.shape == (1, 3, 512, 512) and pictures.float().std() > 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = [round(b - a, 1) for a, b in ((started, loaded), (loaded, encoded), (encoded, time.monotonic()))]
-    assert peak < 16, f"peak memory {peak:.1f} GiB; seconds to load, encode, render: {seconds}"
+    # Measured: 7.0 GiB. The networks are made in float32 (6.1 GiB) before they are halved.
+    assert peak < 12, f"peak memory {peak:.1f} GiB; seconds to load, encode, render: {seconds}"
