@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import cluster, controls, leaderboard, recipe, registry, workspace
+from bench import cluster, controls, leaderboard, recipe, recipe_generators, registry, workspace
 from bench.console import progress
 from bench.errors import OptionError, OtherConfigurationError
 from bench.fit.candidates import Candidate, candidates, data_key, select
@@ -72,6 +72,7 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
     recipes = _recipes(settings)
     for network in protocols.find(settings.protocol).networks:
         weights.digest(network, settings.weights)  # weights that are missing are found now, not after hours of fits
+    recipe_generators.look_for_weights(recipes)
     if held(settings, recipes) and not resume:
         raise OtherConfigurationError(f"{settings.runs} already holds results; --resume continues them")
     cluster.connect(settings.cpus)
@@ -127,9 +128,8 @@ def _open(settings: Settings, recipes: Sequence[Recipe], shards: Folder, clock: 
     """Compute the targets the recipes name, and read every trial into shared memory once."""
     data = workspace.open_data(shards)
     subjects = settings.subjects or tuple(data.manifest.subjects)
-    names = sorted({target for r in recipes for target in r.targets})
     with clock.stage("targets"):
-        refs, digests = workspace.target_refs(_targets(data, names))
+        refs, digests = workspace.target_refs(_targets(data, recipes))
     with clock.stage("load"):
         keys = {data_key(stage): stage.normalise for r in recipes for stage in r.stages}
         train = {k: data.load(subjects, ("train", "validation"), settings.sessions, rule) for k, rule in keys.items()}
@@ -145,13 +145,14 @@ def _open(settings: Settings, recipes: Sequence[Recipe], shards: Folder, clock: 
     )
 
 
-def _targets(data: Data, names: Sequence[str]) -> dict[str, Folder]:
+def _targets(data: Data, recipes: Sequence[Recipe]) -> dict[str, Folder]:
     """Return the shards of every target, made where they are missing; all targets of a generator in one pass."""
     made: dict[str, Folder] = {}
-    for generator in sorted({name.split(".")[0] for name in names}):
+    names = sorted({target for each in recipes for target in each.targets})
+    for generator, chosen in sorted(recipe_generators.of_targets(recipes).items()):
         mine = [name.split(".")[1] for name in names if name.split(".")[0] == generator]
         with progress("targets", parts(data.stimuli)) as advance:
-            folders = targets(data.stimuli, data.folder, generator, {}, mine, advance)
+            folders = targets(data.stimuli, data.folder, generator, chosen.settings, mine, advance)
         made.update({f"{generator}.{name}": folder for name, folder in folders.items()})
     return made
 

@@ -7,17 +7,17 @@ recipes which share a first node share its pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from bench import options, registry
 from bench.console import Advance
 from bench.data.image_shards import SEAL
 from bench.errors import BadDataError
 from bench.graph_select import choose, described
+from bench.generators.chosen import Chosen
 from bench.identity import digest
 from bench.predict import read_predictions
 from bench.recipe import Node, Recipe, Select
@@ -250,13 +250,12 @@ def _described(node: Node) -> dict[str, Any]:
     """Return what a node does, with its generator's version, weights digest and filled-in options."""
     if node.generator is None:
         return {"blend": 1}
-    cls = registry.load("generator", node.generator)
-    filled = options.build(cls.Options, node.options, f"options of generator {node.generator!r}")
+    known = Chosen(node.generator, node.options).identity(render=True)
     return {
         "generator": node.generator,
-        "version": cls.version,
-        "weights": cls.weights_digest(filled),
-        "options": asdict(filled),
+        "version": known["version"],
+        "weights": known["weights_digest"],
+        "options": known["options"],
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import yaml
 
-from bench import declared, options, post, registry
+from bench import declared, options, post, recipe_generators, registry
 from bench.errors import OptionError, UnknownNameError
 from bench.recipe_parts import HeadSpec, Node, Search, Select, Stage
 
@@ -50,6 +50,7 @@ class Recipe:
         render: The render graph; its node `out` gives the pictures.
         samples: Pictures a test picture, each with its own seed.
         search: What is tried.
+        generators: Options of generators wherever the recipe uses them (`bench.recipe_generators`).
     """
 
     name: str
@@ -61,6 +62,7 @@ class Recipe:
     post: tuple[str, ...] = ()
     samples: int = 1
     search: Search = field(default_factory=Search)
+    generators: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -155,15 +157,16 @@ def _build(content: Mapping[str, Any]) -> Recipe:
     parts = dict(content)
     parts["stages"] = tuple(_build_stage(stage, where) for stage in _rows(parts.get("stages", []), f"{where}: stages"))
     render = _mapping(parts.get("render", {}), f"{where}: render")
-    parts["render"] = {n: _build_node(node, f"{where}: render node {n!r}") for n, node in render.items()}
+    defaults = _mapping(parts.get("generators", {}), f"{where}: generators")
+    parts["render"] = {n: _build_node(node, defaults, f"{where}: render node {n!r}") for n, node in render.items()}
     if "search" in parts:
         parts["search"] = options.build(Search, parts["search"], f"{where}: search")
     return options.build(Recipe, parts, where)
 
 
-def _build_node(content: Mapping[str, Any], where: str) -> Node:
+def _build_node(content: Mapping[str, Any], generators: Mapping[str, Any], where: str) -> Node:
     """Build one render node and its selection."""
-    parts = dict(_mapping(content, where))
+    parts = recipe_generators.with_defaults(_mapping(content, where), generators)
     if parts.get("select") is not None:
         parts["select"] = options.build(Select, parts["select"], f"{where}: select")
     return options.build(Node, parts, where)
@@ -212,6 +215,7 @@ def check(recipe: Recipe) -> None:
         options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
         for head in stage.heads.values():
             _check_head(head)
+    recipe_generators.check(recipe)
     for name in recipe.post:
         post.step(name)
     for name, node in recipe.render_order():

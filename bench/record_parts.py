@@ -94,7 +94,8 @@ class ProtocolPart:
         version: Its version; scores under older versions are superseded.
         metrics: Its metrics, in the order of the table.
         weights: sha256 by weights file; rows scored with other networks never share a table.
-        untrained: Whether the networks were random; such rows are never ranked.
+        untrained: Whether networks, its own or a generator's behind the pictures, were random; such rows are never
+            ranked.
         summary: What the protocol is, in a sentence.
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 import torch
 
-from bench import workspace
+from bench import recipe_generators, workspace
 from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
 from bench.data.leakage import audit, audit_training_sets
@@ -85,6 +85,7 @@ def system_row(
         open_reasons=tuple(system.recipe.open_reasons),
         stages=tuple(_stage(stage, list(trials.values())) for stage in system.recipe.stages),
         declared=steps_of(system.recipe),
+        untrained=recipe_generators.untrained(system.recipe),
         leakage=(
             *audit(system.recipe, list(trials.values()), tested),
             *audit_training_sets(system.recipe, dataset),
@@ -220,9 +221,16 @@ def control_rows(system: Row, mean: Mapping[int, Images], oracle: Images) -> lis
     costs = Costs({}, {}, {}, models=rendered)
     chain = system.images, system.predictions, system.fits
     return [
-        Row("mean-image", "control", "mean-image", mean),
-        Row("chance", "control", "chance", *chain, costs=costs, wrong_pairs=True),
-        Row("oracle", "control", "oracle", dict.fromkeys(system.images, oracle), costs=costs),
+        Row("mean-image", "control", "mean-image", mean, untrained=system.untrained),
+        Row("chance", "control", "chance", *chain, costs=costs, wrong_pairs=True, untrained=system.untrained),
+        Row(
+            "oracle",
+            "control",
+            "oracle",
+            dict.fromkeys(system.images, oracle),
+            costs=costs,
+            untrained=system.untrained,
+        ),
     ]
 
 

@@ -45,6 +45,7 @@ class Row:
         latents: Scores in latent space.
         costs: What it cost so far.
         wrong_pairs: Score each picture against other pictures' truths: chance.
+        untrained: Whether a generator behind it has random weights; it stands in a table of its own, unranked.
         events: What happened before scoring, for `events.jsonl`.
     """
 
@@ -62,6 +63,7 @@ class Row:
     latents: tuple[LatentScore, ...] = ()
     costs: Costs = field(default_factory=lambda: Costs({}, {}, {}))
     wrong_pairs: bool = False
+    untrained: bool = False
     events: tuple[Event, ...] = ()
 
 
@@ -132,7 +134,7 @@ def write_score(row: Row, done: Mapping[int, Scored], task: Task, started: str) 
         control=row.control,
         identity=_chain(row, link),
         dataset=_dataset(task, subjects),
-        protocol=_protocol(task, done[subjects[0]].scores),
+        protocol=_protocol(task, done[subjects[0]].scores, row.untrained),
         division="open" if row.open_reasons else "closed",
         division_reasons=row.open_reasons,
         source_digest=source_digest(),
@@ -207,13 +209,13 @@ def _dataset(task: Task, subjects: Sequence[int]) -> DatasetPart:
     )
 
 
-def _protocol(task: Task, scores: Scores) -> ProtocolPart:
+def _protocol(task: Task, scores: Scores, untrained: bool) -> ProtocolPart:
     """Return the protocol part of a record."""
     columns = tuple(
         Column(m.name, m.label, m.higher_is_better, m.chance, m.ranked, m.kind) for m in task.chosen.metrics
     )
     digests = dict(scores.weights)
-    return ProtocolPart(scores.protocol, scores.version, columns, digests, scores.untrained, task.chosen.summary)
+    return ProtocolPart(scores.protocol, scores.version, columns, digests, scores.untrained or untrained, task.chosen.summary)
 
 
 def _costs(before: Costs, done: Mapping[int, Scored]) -> Costs:
