@@ -1,0 +1,269 @@
+"""BOLD5000's betas in their two forms: volumes with ROI masks, and ROI arrays without coordinates.
+
+Both hold percent signal change. Volumes are NIfTI, float32 on axes (x, y, z, image), one file a session, NaN outside
+the brain. ROI arrays are `(trials of all sessions, voxels)`, one file an ROI and hemisphere (MinD-Vis, Chen et al.
+2023); which voxels they took is not published, so their coordinates are the columns' numbers.
+"""
+
+from __future__ import annotations
+
+import abc
+import gzip
+import io
+import zlib
+from collections.abc import Mapping
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from bench.data import numpy_files
+from bench.data.bold5000 import layout
+from bench.data.nsd import volumes
+from bench.data.source_files import RangeFile, SourceFiles
+from bench.errors import BadDataError, CorruptFileError, MissingDataError
+
+LABELS = {"LH": 1, "RH": 2}
+"""Label numbers of every ROI's atlas: its voxels in the left and in the right hemisphere."""
+LARGEST_READ = 1 << 23
+
+
+class Betas(abc.ABC):
+    """One form of the betas.
+
+    Attributes:
+        files: The dataset's files.
+        betas: Beta version.
+    """
+
+    def __init__(self, files: SourceFiles, betas: str) -> None:
+        self.files, self.betas = files, betas
+
+    @abc.abstractmethod
+    def sessions(self, subject: int) -> list[int]:
+        """Return the sessions that have betas, sorted."""
+
+    @abc.abstractmethod
+    def file(self, subject: int, session: int) -> str:
+        """Return the key of a session's betas, for messages too."""
+
+    @abc.abstractmethod
+    def maps(self, subject: int) -> Mapping[str, np.ndarray]:
+        """Return for each ROI its label numbers, `(X, Y, Z)` or `(V,)`, and for `brainmask` where there is one.
+
+        Raises:
+            MissingDataError: If the subject has no ROI.
+            BadDataError: If ROIs do not fit together.
+        """
+
+    @abc.abstractmethod
+    def needed(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> int:
+        """Return how many bytes `read` reads."""
+
+    @abc.abstractmethod
+    def read(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> np.ndarray:
+        """Return the betas of some voxels, `(trials, V)` float32 in percent signal change.
+
+        Args:
+            subject: From 1.
+            session: From 1.
+            rows: The session's trials among all of the subject.
+            coordinates: `(V, n)`.
+
+        Raises:
+            BadDataError: If they do not match the maps or the design's trials.
+            CorruptFileError: If a file is damaged.
+        """
+
+
+class Volumes(Betas):
+    """Volumes of a session each, and masks."""
+
+    def sessions(self, subject: int) -> list[int]:
+        """Return the sessions that have a file."""
+        numbers = range(1, layout.SESSIONS[subject] + 1)
+        return [n for n in numbers if self.files.exists(self.file(subject, n))]
+
+    def file(self, subject: int, session: int) -> str:
+        """Return the key of a session's volume."""
+        return layout.session_betas(subject, self.betas, session)
+
+    def masks(self, subject: int) -> dict[tuple[str, str], str]:
+        """Return the keys of a subject's masks by ROI and hemisphere.
+
+        Raises:
+            MissingDataError: If there is none.
+        """
+        for folder in layout.mask_folders(subject):
+            found = {layout.mask_of(name): f"{folder}/{name}" for name in self.files.names(folder)}
+            masks = {roi: key for roi, key in sorted(found.items(), key=lambda item: item[1]) if roi is not None}
+            if masks:
+                return masks
+        raise MissingDataError(
+            f"{self.files.root} has no ROI masks of CSI{subject} in {' or '.join(layout.mask_folders(subject))}: "
+            "they are not in release 2.0 but in OpenNeuro ds001499"
+        )
+
+    def maps(self, subject: int) -> Mapping[str, np.ndarray]:
+        """Return the ROIs' labels: 1 left, 2 right; a voxel of both masks is the left's."""
+        result: dict[str, np.ndarray] = {}
+        masks = self.masks(subject)
+        # Right first, so that the left overwrites it: the order in which NSD's own volumes are filled.
+        for (roi, hemisphere), key in sorted(masks.items(), key=lambda item: item[0][1], reverse=True):
+            mask = volumes.read_labels(self.files.local(key)) > 0
+            labels = result.setdefault(roi, np.zeros(mask.shape, np.int16))
+            self._fits(mask, labels, key)
+            labels[mask] = LABELS[hemisphere]
+        if self.files.exists(key := layout.brain_mask(subject)):
+            result["brainmask"] = (volumes.read_labels(self.files.local(key)) > 0).astype(np.int16)
+        shapes = {roi: labels.shape for roi, labels in result.items()}
+        if len(set(shapes.values())) > 1:
+            raise BadDataError(f"the masks of CSI{subject} in {self.files.root} differ in shape: {shapes}")
+        return result
+
+    def _fits(self, mask: np.ndarray, labels: np.ndarray, key: str) -> None:
+        if mask.shape != labels.shape:
+            raise BadDataError(f"{self.files.where(key)} has shape {mask.shape}, the other hemisphere's {labels.shape}")
+
+    def needed(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> int:
+        """Return the size of the session's file: compressed, it can only be read from its start to its end."""
+        del rows, coordinates
+        return self.files.size(self.file(subject, session))
+
+    def read(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> np.ndarray:
+        """Return the betas of some voxels; no more than one trial's volume is ever in memory."""
+        key = self.file(subject, session)
+        box = volumes.shape_of(self.files.local(next(iter(self.masks(subject).values()))))
+        with self.files.open(key) as file:
+            return read_volume(file, coordinates, box, rows.stop - rows.start)
+
+
+def read_volume(file: RangeFile, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> np.ndarray:
+    """Return the betas of some voxels from a gzipped NIfTI volume, `(trials, V)` float32.
+
+    Args:
+        file: The open file.
+        coordinates: `(V, 3)` voxel indices x, y, z on the NIfTI axes, in any order.
+        box: `(X, Y, Z)` shape of the masks.
+        trials: Trials of the session in the design.
+
+    Raises:
+        CorruptFileError: If it is not NIfTI, truncated or damaged.
+        BadDataError: If its type, shape or scaling are not BOLD5000's.
+    """
+    try:
+        with gzip.open(io.BufferedReader(file, LARGEST_READ)) as stream:
+            header = nibabel.Nifti1Header.from_fileobj(stream)
+            _check_header(header, (*box, trials), file)
+            stream.seek(int(header["vox_offset"]))
+            flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
+            result = _trial_by_trial(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
+            # Beyond the last trial: gzip compares its checksum where the stream ends.
+            if stream.read(1):
+                raise CorruptFileError(f"{file} holds more than its header says")
+    except (OSError, EOFError, zlib.error, HeaderDataError, WrapStructError, ValueError) as error:
+        raise CorruptFileError(f"{file} cannot be read as NIfTI: {error}") from None
+    return result
+
+
+def _trial_by_trial(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: int, dtype: np.dtype) -> np.ndarray:
+    """Take the voxels at flat positions out of each trial's volume."""
+    result = np.empty((trials, len(flat)), dtype="<f4")
+    for trial in range(trials):
+        content = stream.read(voxels * dtype.itemsize)
+        if len(content) != voxels * dtype.itemsize:
+            raise EOFError(f"it ends in trial {trial + 1} of {trials}")
+        result[trial] = np.frombuffer(content, dtype)[flat]
+    return result
+
+
+def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], file: RangeFile) -> None:
+    """Compare type, shape and scaling of a betas volume with BOLD5000's."""
+    dtype, came = header.get_data_dtype(), tuple(header.get_data_shape())
+    if dtype.kind != "f" or dtype.itemsize != 4:
+        raise BadDataError(f"{file} holds betas of {dtype}; BOLD5000's volumes are float32 percent signal change")
+    if came != expected:
+        hint = ": the axes are in another order" if sorted(came) == sorted(expected) else ""
+        raise BadDataError(f"{file} holds betas {came}, masks and design need {expected} (x, y, z, images){hint}")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    # NIfTI: a slope of 0 means no scaling at all; nibabel writes NaN for the same.
+    if (slope not in (0.0, 1.0) and not np.isnan(slope)) or (slope == 1.0 and intercept != 0.0):
+        raise BadDataError(f"{file} has scl_slope {slope}, scl_inter {intercept}; BOLD5000's betas have none")
+
+
+class RoiArrays(Betas):
+    """Arrays of an ROI and hemisphere each, over all sessions."""
+
+    def __init__(self, files: SourceFiles, betas: str) -> None:
+        super().__init__(files, betas)
+        self._headers: dict[str, numpy_files.ArrayHeader] = {}
+
+    def sessions(self, subject: int) -> list[int]:
+        """Return all sessions where the subject has arrays: each of them holds all trials."""
+        return list(range(1, layout.SESSIONS[subject] + 1)) if self.files.exists(self.file(subject, 1)) else []
+
+    def file(self, subject: int, session: int) -> str:
+        """Return the key of the subject's first array, for messages."""
+        del session
+        return layout.roi_array(subject, self.betas, layout.HEMISPHERES[0], layout.ROIS[0])
+
+    def arrays(self, subject: int) -> dict[tuple[str, str], tuple[str, numpy_files.ArrayHeader]]:
+        """Return the keys and headers of a subject's arrays, ROI by ROI, left before right (as MinD-Vis joins them).
+
+        Raises:
+            MissingDataError: If one is missing.
+            BadDataError: If one does not hold the subject's trials.
+        """
+        trials = layout.IMAGES_PER_RUN * sum(layout.runs(subject, n + 1) for n in range(layout.SESSIONS[subject]))
+        found = {}
+        for roi in layout.ROIS:
+            for hemisphere in layout.HEMISPHERES:
+                key = layout.roi_array(subject, self.betas, hemisphere, roi)
+                if key not in self._headers:
+                    self._headers[key] = numpy_files.header_of(self.files, key)
+                header = self._headers[key]
+                if len(header.shape) != 2 or header.shape[0] != trials or header.dtype.kind != "f":
+                    raise BadDataError(
+                        f"{self.files.where(key)} holds {header.shape} {header.dtype}; ({trials}, voxels) floating "
+                        f"numbers are needed, one row a trial of CSI{subject}"
+                    )
+                found[roi, hemisphere] = key, header
+        return found
+
+    def maps(self, subject: int) -> Mapping[str, np.ndarray]:
+        """Return the ROIs' labels of all arrays' columns: 1 left, 2 right, 0 in the columns of other ROIs."""
+        arrays = self.arrays(subject)
+        columns = sum(header.shape[1] for _, header in arrays.values())
+        result = {roi: np.zeros(columns, np.int16) for roi in layout.ROIS}
+        start = 0
+        for (roi, hemisphere), (_, header) in arrays.items():
+            result[roi][start : start + header.shape[1]] = LABELS[hemisphere]
+            start += header.shape[1]
+        return result
+
+    def _parts(self, subject: int, columns: np.ndarray) -> list[tuple[str, numpy_files.ArrayHeader, np.ndarray, int]]:
+        """Return the arrays that hold some columns: key, header, which of the columns, the array's first column."""
+        parts, start = [], 0
+        for key, header in self.arrays(subject).values():
+            inside = np.flatnonzero((columns >= start) & (columns < start + header.shape[1]))
+            if len(inside):
+                parts.append((key, header, inside, start))
+            start += header.shape[1]
+        return parts
+
+    def needed(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> int:
+        """Return the bytes of the session's rows in the arrays that hold the voxels."""
+        del session
+        parts = self._parts(subject, coordinates[:, 0])
+        return sum((rows.stop - rows.start) * header.row_bytes for _, header, _, _ in parts)
+
+    def read(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> np.ndarray:
+        """Return the betas of some columns: a byte range of each array that holds any of them."""
+        del session
+        columns = coordinates[:, 0]
+        result = np.empty((rows.stop - rows.start, len(columns)), dtype="<f4")
+        for key, header, inside, start in self._parts(subject, columns):
+            values = numpy_files.read_rows(self.files, key, header, rows)
+            result[:, inside] = values[:, columns[inside] - start]
+        return result
