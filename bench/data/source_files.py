@@ -81,6 +81,11 @@ class SourceFiles:
         """Return the sorted names of the files directly in a folder; empty where there is no folder."""
         return sorted(self._listing(folder))
 
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the folders directly in a folder; empty where there is none."""
+        infos = self._infos(folder)
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
     def exists(self, key: str) -> bool:
         """Say whether there is such a file."""
         return self._found(key) is not None
@@ -146,13 +151,17 @@ class SourceFiles:
         """Return the files of a folder by name; a bucket's folder is listed once, a local one every time."""
         if folder in self._listed:
             return self._listed[folder]
-        path = f"{self.root.removeprefix('s3://')}/{folder}".rstrip("/")
-        selector = pafs.FileSelector(path, allow_not_found=True)
-        infos = _patiently(lambda: self._filesystem().get_file_info(selector), f"listing {self.root}/{folder}")
+        infos = self._infos(folder)
         found = {info.base_name: _found_file(info) for info in infos if info.type == pafs.FileType.File}
         if self.remote:
             self._listed[folder] = found
         return found
+
+    def _infos(self, folder: str) -> list[pafs.FileInfo]:
+        """Return what lies directly in a folder."""
+        path = f"{self.root.removeprefix('s3://')}/{folder}".rstrip("/")
+        selector = pafs.FileSelector(path, allow_not_found=True)
+        return _patiently(lambda: self._filesystem().get_file_info(selector), f"listing {self.root}/{folder}")
 
     def _filesystem(self) -> pafs.FileSystem:
         if not self.remote:
