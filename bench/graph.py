@@ -16,8 +16,8 @@ import pyarrow as pa
 from bench.console import Advance
 from bench.data.image_shards import SEAL
 from bench.errors import BadDataError
-from bench.graph_select import choose, described
 from bench.generators.chosen import Chosen
+from bench.graph_select import choose, described
 from bench.identity import digest
 from bench.predict import read_predictions
 from bench.recipe import Node, Recipe, Select

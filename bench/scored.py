@@ -215,7 +215,8 @@ def _protocol(task: Task, scores: Scores, untrained: bool) -> ProtocolPart:
         Column(m.name, m.label, m.higher_is_better, m.chance, m.ranked, m.kind) for m in task.chosen.metrics
     )
     digests = dict(scores.weights)
-    return ProtocolPart(scores.protocol, scores.version, columns, digests, scores.untrained or untrained, task.chosen.summary)
+    random = scores.untrained or untrained
+    return ProtocolPart(scores.protocol, scores.version, columns, digests, random, task.chosen.summary)
 
 
 def _costs(before: Costs, done: Mapping[int, Scored]) -> Costs:
