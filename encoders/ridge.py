@@ -5,6 +5,10 @@ Brain-Diffuser (Ozcelik & VanRullen 2023) fixes alpha at 50,000 (VDVAE latents),
 wide head, because ridge treats targets independently. For the same reason scaling targets would change no prediction,
 so targets are only centred.
 
+Nothing is fitted twice: one eigendecomposition (`encoders.gram`) serves every alpha, target, head and fold, and every
+trial of a sweep. Held-out errors come from it exactly (`encoders.penalties`, `encoders.ridge_forms`). With `bands` each
+group of voxels has a scale of its own (`encoders.ridge_bands`), and one decomposition a candidate.
+
 Arithmetic: in float64 weights agree with scikit-learn's `Ridge` to 1e-8. In float32, which halves memory and suits
 GPUs, predictions agree with float64 to 1e-3 of a target's standard deviation for alphas of at least 1e-4 times the
 largest eigenvalue of the Gram matrix. Brain-Diffuser's are: with 8,859 trials of 15,724 z-scored voxels the trace is
@@ -13,6 +17,7 @@ largest eigenvalue of the Gram matrix. Brain-Diffuser's are: with 8,859 trials o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -33,6 +38,7 @@ from encoders.training_rows import Piece, TrainingRows, columns_key, group_by_co
 
 __all__ = ["Ridge", "RidgeOptions"]
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -134,7 +140,9 @@ class Ridge(Encoder):
         if not cached:
             return None
         named = {name.removeprefix(prefix): as_tensor(array, rows.device) for name, array in cached.items()}
-        return Factorisation.from_tensors(named)
+        factor = Factorisation.from_tensors(named)
+        _LOG.info("subject %d: %s ridge of %d rows, computed before", rows.data.subject, factor.form, factor.rows)
+        return factor
 
     @property
     def _stored_blocks(self) -> TargetBlocks:

@@ -25,7 +25,7 @@ from encoders.ridge_targets import TargetSums
 from encoders.training_rows import Piece, TrainingRows
 
 _PAYS_FROM = 3  # targets a row: below it making the forms costs more than they save
-_PANELS = 12
+_PANELS, _NARROWEST = 16, 256
 
 
 def compare(
@@ -154,8 +154,8 @@ class TargetForms(EachTarget):
 
 
 def _panel_width(size: int) -> int:
-    """Return how many rows of a triangle are multiplied at once: few operations wasted, few calls."""
-    return max(64, -(-size // _PANELS))
+    """Return how many rows of a triangle are multiplied at once: few operations wasted, products wide enough."""
+    return max(_NARROWEST, -(-size // _PANELS))
 
 
 def _triangle(forms: _Forms, alpha: float) -> list[torch.Tensor]:
@@ -170,7 +170,11 @@ def _triangle(forms: _Forms, alpha: float) -> list[torch.Tensor]:
 
 def _squared_length(panels: Sequence[torch.Tensor], coordinates: torch.Tensor) -> torch.Tensor:
     """Return `(width,)` squared lengths of `T K c` for each column c, infinite where there are no panels."""
-    total = coordinates.new_full((coordinates.shape[1],), 0.0 if panels else torch.inf)
+    width = coordinates.shape[1]
+    total = coordinates.new_full((width,), 0.0 if panels else torch.inf)
+    # One piece of memory for all products: fresh pages cost as much as the sums.
+    space = coordinates.new_empty(max((len(panel) for panel in panels), default=0), width)
     for panel in panels:
-        total += (panel @ coordinates[-panel.shape[1] :]).square_().sum(dim=0)
+        part = torch.mm(panel, coordinates[-panel.shape[1] :], out=space[: len(panel)])
+        total += part.square_().sum(dim=0)
     return total

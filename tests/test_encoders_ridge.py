@@ -328,7 +328,8 @@ class Counting(FakeSubject):
         return super().batches(role, seed, size, runs)
 
 
-def test_every_alpha_and_head_shares_one_factorisation(monkeypatch):
+def test_every_alpha_and_head_shares_one_factorisation(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="encoders.ridge")
     calls = []
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda gram: calls.append(gram.shape) or eigh(gram))
@@ -341,6 +342,7 @@ def test_every_alpha_and_head_shares_one_factorisation(monkeypatch):
     counted = Counting(2, subject.roles)
     fit(counted, heads, Runtime(precomputed=arrays_of), select="kfold", scope="per-target")
     assert len(calls) == 2, "a cached factorisation is not computed again"
+    assert "subject 2: primal ridge of 90 rows, computed before" in caplog.text
     # For each of the two sets of columns: coordinates of the rows, stimuli (once), targets.
     assert Counting.passes == 5
 

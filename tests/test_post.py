@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
 from bench import post
 from bench.errors import UnknownNameError
+from bench.recipe import Node, Recipe, Stage
 
 RNG = np.random.default_rng(0)
 PREDICTIONS = RNG.normal(3, 0.2, (40, 6)).astype(np.float32)
@@ -17,6 +20,34 @@ TRAIN = RNG.normal(-1, 5, (200, 6)).astype(np.float32)
 def test_restandardise_is_scikit_learns_scaling_and_back():
     expected = StandardScaler().fit(TRAIN).inverse_transform(StandardScaler().fit_transform(PREDICTIONS))
     np.testing.assert_allclose(post.restandardise(PREDICTIONS, TRAIN), expected, rtol=1e-4, atol=1e-4)
+
+
+def published(pred_test_latent: np.ndarray, train_latents: np.ndarray) -> np.ndarray:
+    """The lines of Brain-Diffuser's vdvae_regression.py, target by target (the other two scripts have the same)."""
+    pred_latents = np.empty_like(pred_test_latent, dtype=np.float64)
+    for target in range(pred_test_latent.shape[1]):
+        column, known = pred_test_latent[:, target].astype(np.float64), train_latents[:, target].astype(np.float64)
+        mean, known_mean = sum(column) / len(column), sum(known) / len(known)
+        deviation = (sum((column - mean) ** 2) / len(column)) ** 0.5  # numpy's default: divisor n, not n - 1
+        known_deviation = (sum((known - known_mean) ** 2) / len(known)) ** 0.5
+        pred_latents[:, target] = (column - mean) / deviation * known_deviation + known_mean
+    return pred_latents
+
+
+def test_restandardise_is_the_published_formula():
+    np.testing.assert_allclose(
+        post.restandardise(PREDICTIONS, TRAIN), published(PREDICTIONS, TRAIN), rtol=1e-4, atol=1e-4
+    )
+    exact = post.restandardise(PREDICTIONS.astype(np.float64), TRAIN.astype(np.float64))
+    np.testing.assert_allclose(exact, published(PREDICTIONS, TRAIN), rtol=1e-10)
+
+
+def test_no_step_is_taken_unless_a_recipe_names_it():
+    closed = Recipe("r", (Stage("ridge"),), {"out": Node("tiny-diffusion")})
+    assert closed.post == ()
+    assert closed.open_reasons == []
+    opened = dataclasses.replace(closed, post=("restandardise",))
+    assert opened.open_reasons == ["post step 'restandardise' uses statistics of the test predictions"]
 
 
 def test_restandardised_predictions_have_the_training_targets_moments():

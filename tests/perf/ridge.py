@@ -27,6 +27,7 @@ import torch
 from encoders.base import Batch, Head, Runtime
 from encoders.penalties import folds_by_stimulus
 from encoders.ridge import Ridge, RidgeOptions
+from encoders.ridge_forms import _panel_width
 
 ROWS, VOXELS, TARGETS = 8859, 15724, 91168
 ALPHAS = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(0, 6, 13))
@@ -188,14 +189,17 @@ def scikit_learn(
 def bound(side: str, rows: int) -> dict[str, float]:
     """Return what the matrix products of our algorithm must take: GFLOP, GFLOP/s as measured, and seconds of eigh.
 
-    Dual form: Gram, basis and cross-products; then for each alpha the form G'G (half of it) and its making, and for one
-    alpha a target half a product with the coordinates.
+    Dual form: Gram, basis and cross-products; then for each alpha the weighted rows G and the triangle of G'G; then for
+    one alpha a target its Cholesky factor and a triangle's product with the coordinates, for one alpha a head one
+    product of the coordinates with themselves. A triangle is made of panels, as `encoders.ridge_forms` makes it.
     """
     n, v, d = rows, round(rows * VOXELS / ROWS), round(rows * TARGETS / ROWS)
     products = 2 * n * n * v * 2 + 2 * n * n * d
-    each = n**3 + (4 * n**3 / FOLDS if side.startswith("kfold") else 0)
+    width = _panel_width(n)
+    triangle = sum(min(width, n - start) * (n - start) for start in range(0, n, width))
+    each = 2 * n * triangle + (4 * n**3 / FOLDS if side.startswith("kfold") else 0)
     if side.endswith("target") and not side.startswith("gcv"):
-        products += len(ALPHAS) * (each + n**3 / 3 + n * n * d)
+        products += len(ALPHAS) * (each + n**3 / 3 + 2 * triangle * d)
     elif not side.startswith("gcv"):
         products += len(ALPHAS) * each + 2 * n * n * d
     left, right = torch.randn(n, n), torch.randn(n, BLOCK)
