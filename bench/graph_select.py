@@ -23,7 +23,8 @@ def space_of(recipe: Recipe, select: Select) -> Space:
     """Return where a selection compares: its target's space, or that of its head."""
     head = recipe.stages[-1].heads[select.head] if select.head is not None else None
     generator, _, target = (head.target if head else select.target or "").partition(".")
-    return Space(Chosen(generator), target, head.take if head else None)
+    chosen = Chosen(generator, recipe.generators.get(generator, {}))  # as its targets were made
+    return Space(chosen, target, head.take if head else None)
 
 
 def described(request: Request, select: Select) -> dict[str, Any]:

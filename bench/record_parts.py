@@ -137,8 +137,10 @@ class LatentScore:
         head: Target that was predicted.
         name: Which score ("validation correlation", "test correlation").
         value: The score.
-        ceiling: Its noise ceiling in the same unit; None where none is known.
-        relative: value / ceiling; None without a ceiling.
+        ceiling: Its noise ceiling in the same unit: for latents what the noise of the responses lets through
+            (`eval.noise_ceiling.prediction_ceiling`), the mean over targets. None without repeated showings, and for
+            validation trials, which are single showings.
+        relative: value / ceiling, unclipped; None without a ceiling.
     """
 
     subject: int

@@ -30,8 +30,10 @@ from bench.scored import Row
 from bench.storage import Folder
 from bench.workspace import Data
 from encoders.correlation import mean_target_correlation
+from eval.noise_ceiling import prediction_ceiling
 
 GALLERY_IMAGES = 8
+CEILING_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,26 @@ def _latents(system: System, targets: Mapping[str, Any], runs: Folder) -> Iterab
             truth = torch.from_numpy(table.of(keys["stimulus"].to_numpy()))
             value = mean_target_correlation([({head: torch.from_numpy(values.copy())}, {head: truth})])
             if not np.isnan(value):
-                yield LatentScore(subject, head, "test correlation", value)
+                yield LatentScore(
+                    subject, head, "test correlation", value, *_ceiling(system, subject, head, runs, value)
+                )
+
+
+def showings(job: Prediction) -> Prediction:
+    """Return the predictions of single showings behind a prediction's noise ceiling, of a part of its test pictures."""
+    # A hundred pictures are enough, as the ceiling is a mean over thousands of targets; all would triple the disk.
+    chosen = sorted({round(place) for place in np.linspace(0, len(job.test) - 1, min(CEILING_IMAGES, len(job.test)))})
+    return replace(job, test=tuple(job.test[i] for i in chosen), repeats="each", samples=1, post=())
+
+
+def _ceiling(system: System, subject: int, head: str, runs: Folder, value: float) -> tuple[float | None, float | None]:
+    """Return the noise ceiling of a head's test correlation and the share of it that was reached."""
+    keys, values = read_predictions(runs / "predictions" / showings(system.predictions[subject]).id, head)
+    stimuli = keys["stimulus"].to_numpy()
+    if len(np.unique(stimuli)) < 2 or np.unique(stimuli, return_counts=True)[1].max() < 2:
+        return None, None
+    ceiling = float(prediction_ceiling(values.reshape(len(values), -1), stimuli).mean())
+    return ceiling, value / ceiling if ceiling > 0 else None
 
 
 def _costs(system: System, runs: Folder) -> Costs:

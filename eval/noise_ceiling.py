@@ -97,6 +97,43 @@ def noise_ceiling(ncsnr: Array, images_by_showings: Sequence[int]) -> Array:
     return 100 * signal / (signal + mean_inverse)
 
 
+def prediction_ceiling(predictions: Array, stimuli: NDArray[np.int64]) -> Array:
+    """Highest correlation that predictions averaged over showings can have with any noiseless truth.
+
+    True latents have no noise, so a voxel's ceiling does not bound what is predicted from many voxels; the noise that
+    reaches the predictions does. It is the variance across predictions from single showings of one image, estimated as
+    NSD's is (`ncsnr`); what it leaves of the variance across images is the reliability of the means, and its root
+    bounds every correlation with them (Spearman 1904). A score over its ceiling estimates what the same decoder
+    would reach on responses without noise.
+
+    Args:
+        predictions: `(T, D)`, one row a showing.
+        stimuli: `(T,)` which image each shows.
+
+    Returns:
+        `(D,)` in [0, 1]; 0 where predictions do not vary between images beyond their noise.
+
+    Raises:
+        ValueError: If the shapes do not match, or no two images, or no image with two showings, is among them.
+    """
+    if predictions.ndim != 2 or stimuli.shape != predictions.shape[:1]:
+        raise ValueError(f"expected predictions (T, D) and stimuli (T,), got {predictions.shape} and {stimuli.shape}")
+    _, image, counts = np.unique(stimuli, return_inverse=True, return_counts=True)
+    if len(counts) < 2 or counts.max() < 2:
+        raise ValueError(f"{len(counts)} images with at most {counts.max(initial=0)} showings: 2 of each are needed")
+    values = np.asarray(predictions, np.float64)
+    means = np.zeros((len(counts), values.shape[1]))
+    np.add.at(means, image, values)
+    means /= counts[:, None]
+    repeated = counts[image] > 1
+    # Each image's own variance counts once, however often it was shown.
+    squares = np.square(values - means[image]) / np.maximum(counts[image] - 1, 1)[:, None]
+    noise = squares[repeated].sum(0) / (counts > 1).sum()
+    total = means.var(0, ddof=1)
+    left = 1 - noise * (1 / counts).mean() / np.where(total == 0, np.inf, total)
+    return np.sqrt(np.clip(np.where(total == 0, 0, left), 0, 1))
+
+
 def columnwise_correlation(predictions: Array, truth: Array) -> Array:
     """Pearson correlation of each column over rows: voxel-wise or latent-wise accuracy.
 

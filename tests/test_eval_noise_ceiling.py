@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.noise_ceiling import columnwise_correlation, ncsnr, noise_ceiling, zscore_sessions
+from eval.noise_ceiling import columnwise_correlation, ncsnr, noise_ceiling, prediction_ceiling, zscore_sessions
 
 
 def _trials(ratio, images=800, seed=0):
@@ -78,9 +78,61 @@ def test_columnwise_correlation_is_numpy():
     assert columnwise_correlation(x, y)[2] == 0
 
 
+def _decoded(ratio, images=3000, showings=3, seed=3):
+    """Single-showing predictions of a decoder: what it says of an image, blurred by noise; and the truth."""
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((images, len(ratio)))
+    said = 0.6 * truth + 0.8 * rng.standard_normal(truth.shape)  # without noise it correlates by .6
+    stimuli = np.repeat(np.arange(images), showings)
+    return said[stimuli] + rng.standard_normal((len(stimuli), len(ratio))) / ratio, stimuli, truth
+
+
+def test_the_ceiling_of_predictions_is_what_noise_lets_through():
+    """A score over its ceiling is the correlation that the decoder would reach on responses without noise."""
+    ratio = np.repeat([0.3, 0.6, 1.5], 40)  # the mean over many targets: one alone is too noisy to judge by
+    predictions, stimuli, truth = _decoded(ratio, images=800)
+    ceiling = prediction_ceiling(predictions, stimuli).reshape(3, 40).mean(axis=1)
+    np.testing.assert_allclose(ceiling, np.sqrt(ratio[::40] ** 2 / (ratio[::40] ** 2 + 1 / 3)), atol=0.02)
+    means = predictions.reshape(800, 3, 120).mean(axis=1)
+    scores = columnwise_correlation(means, truth).reshape(3, 40).mean(axis=1)
+    np.testing.assert_allclose(scores / ceiling, 0.6, atol=0.02)
+
+
+def test_the_ceiling_of_predictions_agrees_with_split_halves():
+    """Spearman and Brown's formula on the correlation of two halves of four showings."""
+    predictions, stimuli, _ = _decoded(np.array([0.5, 1.0]), showings=4)
+    halves = predictions.reshape(-1, 2, 2, 2).mean(axis=2)
+    r = columnwise_correlation(halves[:, 0], halves[:, 1])
+    np.testing.assert_allclose(prediction_ceiling(predictions, stimuli), np.sqrt(2 * r / (1 + r)), atol=0.03)
+
+
+def test_the_ceiling_of_predictions_equals_a_loop_over_images():
+    predictions, stimuli, _ = _decoded(np.array([0.5, 1.0]), images=30)
+    keep = np.ones(len(stimuli), bool)
+    keep[[0, 1, 3, 91 - 2]] = False  # image 0 is shown once, images 1 and 29 twice
+    predictions, stimuli = predictions[keep][::-1], stimuli[keep][::-1]
+    of = [predictions[stimuli == i] for i in range(30)]
+    noise = np.mean([rows.var(axis=0, ddof=1) for rows in of if len(rows) > 1], axis=0)
+    share = np.mean([1 / len(rows) for rows in of])
+    total = np.var([rows.mean(axis=0) for rows in of], axis=0, ddof=1)
+    np.testing.assert_allclose(prediction_ceiling(predictions, stimuli), np.sqrt(1 - noise * share / total))
+
+
+def test_predictions_without_signal_have_no_ceiling_and_without_noise_none_below_one():
+    rng = np.random.default_rng(4)
+    stimuli = np.repeat(np.arange(40), 2)
+    exact = rng.standard_normal((40, 1))[stimuli]
+    anti = np.tile([[1.0], [-1.0]], (40, 1))
+    found = prediction_ceiling(np.hstack([exact, anti, np.ones((80, 1))]), stimuli)
+    np.testing.assert_allclose(found, [1, 0, 0])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: prediction_ceiling(np.zeros((4, 2)), np.zeros(3, int)), r"\(4, 2\) and \(3,\)"),
+        (lambda: prediction_ceiling(np.zeros((4, 2)), np.arange(4)), "4 images with at most 1 showings"),
+        (lambda: prediction_ceiling(np.zeros((4, 2)), np.zeros(4, int)), "1 images with at most 4 showings"),
         (lambda: zscore_sessions(np.zeros((4, 2)), np.zeros(3, int)), r"\(4, 2\) and \(3,\)"),
         (lambda: zscore_sessions(np.zeros((3, 2)), np.array([1, 1, 2])), "session 2 has a single trial"),
         (lambda: ncsnr(np.zeros((4, 2)), np.ones(4, int), np.array([0, 0, 1, 1])), "counts run from 2 to 2"),

@@ -59,7 +59,8 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
         pictures = noisy(true_pictures(tiny.data, tested[subject]), 30, subject)
         shown[subject] = stored(runs, keys(subject, tested[subject]), pictures, subject=subject)
     given = (tiny.test, tiny.train, tiny.targets, tiny.data.label_names)
-    predict(list(jobs.values()), *given, runs, lambda units=1, note="": None)
+    asked = [*jobs.values(), *map(rows.showings, jobs.values())]
+    predict(asked, *given, runs, lambda units=1, note="": None)
     return System(RECIPE, best, records, 5, jobs, shown)
 
 
@@ -98,6 +99,46 @@ def test_latent_scores_are_pearson_s_correlations(row, system, tiny, runs):
             predicted = predicted.reshape(COUNT, -1)
             expected = np.mean([pearsonr(predicted[:, i], truth[:, i]).statistic for i in range(truth.shape[1])])
             assert scores[subject, head, "test correlation"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_latent_scores_stand_beside_what_noise_lets_through(row, system, runs):
+    """The ceiling of a mean over three showings, by the variance of predictions from single ones."""
+    for score in row.latents:
+        if score.name != "test correlation":
+            assert (score.ceiling, score.relative) == (None, None)  # validation trials are single showings
+            continue
+        job = rows.showings(system.predictions[score.subject])
+        assert (job.repeats, len(job.test)) == ("each", COUNT)
+        made, single = read_predictions(runs / "predictions" / job.id, score.head)
+        stimuli, flat = made["stimulus"].to_numpy(), single.reshape(len(single), -1).astype(float)
+        of = [flat[stimuli == s] for s in np.unique(stimuli)]
+        noise = np.mean([part.var(axis=0, ddof=1) for part in of if len(part) > 1], axis=0)
+        means = np.var([part.mean(axis=0) for part in of], axis=0, ddof=1)
+        left = 1 - noise * np.mean([1 / len(part) for part in of]) / means
+        assert score.ceiling == pytest.approx(np.sqrt(np.clip(left, 0, 1)).mean())
+        assert score.relative == pytest.approx(score.value / score.ceiling)
+        assert 0 < score.ceiling < 1
+
+
+def test_a_ceiling_takes_a_hundred_pictures_of_many(system):
+    many = dataclasses.replace(system.predictions[1], test=tuple(range(1000)), samples=5, post=("restandardise",))
+    chosen = rows.showings(many)
+    assert (len(chosen.test), chosen.test[0], chosen.test[-1]) == (100, 0, 999)
+    assert (chosen.samples, chosen.post) == (1, ())
+
+
+def test_every_node_of_a_graph_is_paid_for(runs, tested):
+    """A selection costs nothing; the pictures that it chooses from do, once for all that share them."""
+    drawn = stored(runs, keys(1, tested[1]), np.zeros((COUNT, 3, 8, 8), np.uint8), inputs={"latent": "head:z"}, n=1)
+    sealed = drawn.folder.read_json("images.json")
+    drawn.folder.write_json("images.json", {**sealed, "seconds": 7.5})
+    last = [
+        stored(
+            runs, keys(1, tested[1]), np.zeros((COUNT, 3, 8, 8), np.uint8), inputs={"pictures": drawn.id}, blend={}, n=2
+        ),
+        stored(runs, keys(1, tested[1]), np.zeros((COUNT, 3, 8, 8), np.uint8), inputs={}, blend={drawn.id: 0.5}, n=3),
+    ]
+    assert rows._rendering(last) == 7.5
 
 
 def test_costs_are_summed_over_subjects(row, system, runs):

@@ -32,7 +32,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
     """Return one table's heading, facts, rows and comparisons."""
     columns = table["protocol"]["metrics"]
     head = ["rank", "system", *(text.heading(column) for column in columns), "tried", "CPU", "GPU"]
-    rows = [_row(row, columns) for row in table["rows"]]
+    rows = [*(_row(row, columns) for row in table["rows"]), *_expected(columns)]
     parts = [f"## {text.escaped(table['heading'])}", f"{text.escaped(text.summary(table))}.", grid(head, rows)]
     if notes := text.notes(table):
         parts.append(
@@ -40,7 +40,7 @@ def _table(table: Mapping[str, Any]) -> list[str]:
         )
     for system, control, entries in text.verdicts(table):
         parts += [_comparison(system, control, entries, columns)]
-    return [*parts, *_pairs(table, columns)]
+    return [*parts, *_pairs(table, columns), *_normalised(table, columns), *_latents(table)]
 
 
 def _row(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -51,6 +51,40 @@ def _row(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[s
     cells = [_score(row["metrics"][column["name"]], column) for column in columns]
     spent = [text.seconds(row["costs"][kind]) for kind in ("cpu_seconds", "gpu_seconds")]
     return [text.rank(row), system, *cells, str(row["configurations_tried"]), *spent]
+
+
+def _expected(columns: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the line of chance: values expected of random pairings, where they are known beforehand."""
+    if all(column["chance"] is None for column in columns):
+        return []
+    cells = [text.number(column["chance"], column) for column in columns]
+    return [[text.rank({"rank": None}), "*expected by chance*", *cells, "", "", ""]]
+
+
+def _normalised(table: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return image scores between the mean image (0) and the oracle (1), unclipped."""
+    rows = []
+    for row in table["rows"]:
+        shares = [row["metrics"][column["name"]]["normalised"] for column in columns]
+        if row["kind"] == "system" and any(share is not None for share in shares):
+            shown = ["" if share is None else f"{share:.2f}" for share in shares]
+            rows.append([text.escaped(row["name"]), *shown])
+    if not rows:
+        return []
+    title = "The same between the mean image (0) and the oracle (1):"
+    return [title, grid(["system", *(column["label"] for column in columns)], rows)]
+
+
+def _latents(table: Mapping[str, Any]) -> list[str]:
+    """Return how well latents are predicted, beside what the noise of the responses allows."""
+    rows = []
+    for name, head, value, ceiling, share in text.latents(table):
+        bounds = ["" if number is None else f"{number:.3f}" for number in (ceiling, share)]
+        rows.append([text.escaped(name), text.escaped(head), f"{value:.3f}", *bounds])
+    if not rows:
+        return []
+    title = "Correlation of predicted latents with the true ones over test images, and its noise ceiling:"
+    return [title, grid(["row", "head", "correlation", "noise ceiling", "share of it"], rows)]
 
 
 def _score(cell: Mapping[str, Any], column: Mapping[str, Any]) -> str:

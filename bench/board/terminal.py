@@ -38,6 +38,10 @@ def print_table(board: Mapping[str, Any], console: Console | None = None) -> Non
             screen.print(Text(line), soft_wrap=True)
         for each in text.pairs(table):
             screen.print(Text(text.verdict(*each)), soft_wrap=True)
+        for name, head, value, ceiling, share in text.latents(table):
+            bound = "no noise ceiling" if ceiling is None else f"noise ceiling {ceiling:.3f}"
+            of = "" if share is None else f", {share:.0%} of it"
+            screen.print(Text(f"{name}: test correlation of {head} {value:.3f} ({bound}{of})"), soft_wrap=True)
         for note, names in text.notes(table):
             screen.print(Text(f"note: {', '.join(names)}: {note}", style="dim"), soft_wrap=True)
     for entry in board["excluded"]:

@@ -107,6 +107,24 @@ def verdict(first: str, second: str, entries: Sequence[Mapping[str, Any]]) -> st
     return f"{first} against {second}: better on {ahead}, worse on {behind}, no difference shown on {rest} metrics"
 
 
+def latents(table: Mapping[str, Any]) -> list[tuple[str, str, float, float | None, float | None]]:
+    """Return each system's test correlation by head: name, head, value, noise ceiling, share; means over subjects."""
+    found = []
+    for row in table["rows"]:
+        mine = [each for each in row["latents"] if each["name"] == "test correlation"]
+        for head in sorted({each["head"] for each in mine}):
+            own = [each for each in mine if each["head"] == head]
+            means = [_mean([each[key] for each in own]) for key in ("value", "ceiling", "relative")]
+            found.append((row["name"], head, means[0] or 0.0, means[1], means[2]))
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return a mean; None where a value is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
 def notes(table: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Return what readers should know of a table's systems: each note with the names of the rows it is about.
 
