@@ -1,5 +1,6 @@
 """Versatile Diffusion's files: what is read, what is refused, and the network at its published size."""
 
+import json
 import resource
 import shutil
 import time
@@ -12,6 +13,7 @@ from small_checkpoints import versatile_diffusion as small
 from bench.errors import CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
 from bench.generators.versatile_diffusion import Options, VersatileDiffusion, parts
+from bench.generators.versatile_diffusion.architecture import build
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
 
 PUBLISHED_PARAMETERS = {
@@ -156,6 +158,24 @@ def test_weights_of_another_network_are_refused(weights, part, change, message):
 def test_unreadable_files_are_named(weights, name):
     (weights / CHECKPOINT.name / name).write_bytes(b"not what it should be")
     with pytest.raises(CorruptFileError, match=name.partition("/")[2]):
+        load(weights)
+
+
+def test_another_model_of_the_same_classes_is_refused(weights):
+    place = weights / CHECKPOINT.name
+    wider = build("text_encoder", {**small.config("text_encoder"), "projection_dim": 1024})
+    wider.config.save_pretrained(place / "text_encoder")
+    torch.save(wider.state_dict(), file_of(weights, "text_encoder"))
+    (place / "scheduler/scheduler_config.json").write_text(json.dumps({"prediction_type": "v_prediction"}))
+    message = "is not Versatile Diffusion: caption token width 1024 instead of 768; prediction type v_prediction"
+    with pytest.raises(CorruptFileError, match=message):
+        load(weights)
+
+
+def test_pixel_statistics_must_be_there(weights):
+    path = weights / CHECKPOINT.name / "image_feature_extractor/preprocessor_config.json"
+    path.write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(CorruptFileError, match=r"preprocessor_config.json must give three numbers .* None"):
         load(weights)
 
 

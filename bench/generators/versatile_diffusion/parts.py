@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from bench.errors import CorruptFileError
 from bench.generators.checkpoints import Checkpoint, CheckpointOptions, find
 from bench.generators.clip_tokenizer import clip_tokenizer, tokenizer_from
 from bench.generators.frozen import frozen, pretrained, read_json, read_state, seeded
@@ -24,7 +26,8 @@ from bench.generators.versatile_diffusion.architecture import (
     build_scheduler,
     kind,
 )
-from bench.generators.versatile_diffusion.dual import load_twins, twins
+from bench.generators.versatile_diffusion.dual import TEXT_TOKENS, VISION_TOKENS, WIDTH, load_twins, twins
+from bench.generators.versatile_diffusion.sampling import LATENT_CHANNELS, REDUCTION
 
 # The repository holds PyTorch's own format; safetensors serve those who have converted it.
 WEIGHTS: Mapping[str, tuple[str, str]] = {
@@ -98,17 +101,19 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
         part: pretrained(kind(part), found.folder / part, found.safetensors(f"{part}/"), _format(part, dtype), device)
         for part in PUBLISHED
     }
+    noise = read_json(found.folder / _SCHEDULER)
+    _refuse_other_models(found.folder, {part: network.config for part, network in networks.items()}, noise)
     texts = twins(networks["image_unet"])
     path = next(path for path in found.tensors() if path.parent.name == "text_unet")
     load_twins(texts, cast("Mapping[str, torch.Tensor]", read_state(path)), path)
-    pixels = read_json(found.folder / _PIXELS)
+    mean, std = _pixel_statistics(found.folder / _PIXELS)
     return Parts(
         **networks,
         texts={name: frozen(block, dtype, device) for name, block in texts.items()},
         tokenizer=tokenizer_from(found.folder / "tokenizer"),
-        scheduler=build_scheduler(read_json(found.folder / _SCHEDULER)),
-        mean=pixels["image_mean"],
-        std=pixels["image_std"],
+        scheduler=build_scheduler(noise),
+        mean=mean,
+        std=std,
     )
 
 
@@ -130,3 +135,39 @@ def _untrained(dtype: torch.dtype, device: torch.device) -> Parts:
 def _format(part: str, dtype: torch.dtype) -> torch.dtype:
     """Return the number format of a part: the encoders make targets, which are float32 everywhere."""
     return torch.float32 if part in ("image_encoder", "text_encoder") else dtype
+
+
+def _pixel_statistics(path: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and deviation of the pixels that the image encoder was trained with.
+
+    Raises:
+        CorruptFileError: If the file does not give three numbers for each.
+    """
+    content = read_json(path)
+    mean, std = content.get("image_mean"), content.get("image_std")
+    for values in (mean, std):
+        if not isinstance(values, list) or len(values) != 3:
+            raise CorruptFileError(f"{path} must give three numbers each for image_mean and image_std, got {values}")
+    return cast("Sequence[float]", mean), cast("Sequence[float]", std)
+
+
+def _refuse_other_models(folder: Path, configs: Mapping[str, Any], noise: Mapping[str, Any]) -> None:
+    """Refuse networks of the same classes whose outward shapes are another model's.
+
+    Raises:
+        CorruptFileError: Naming what came and what Versatile Diffusion has.
+    """
+    unet, vae, image, text = (configs[part] for part in ("image_unet", "vae", "image_encoder", "text_encoder"))
+    facts = {
+        "latent channels": (vae.latent_channels, LATENT_CHANNELS),
+        "pixels a latent": (2 ** (len(vae.block_out_channels) - 1), REDUCTION),
+        "UNet input channels": (unet.in_channels, LATENT_CHANNELS),
+        "cross-attention width": (unet.cross_attention_dim, WIDTH),
+        "picture tokens": ((image.image_size // image.patch_size) ** 2 + 1, VISION_TOKENS),
+        "picture token width": (image.projection_dim, WIDTH),
+        "caption tokens": (text.max_position_embeddings, TEXT_TOKENS),
+        "caption token width": (text.projection_dim, WIDTH),
+        "prediction type": (noise.get("prediction_type", "epsilon"), "epsilon"),
+    }
+    if wrong := [f"{name} {came} instead of {own}" for name, (came, own) in facts.items() if came != own]:
+        raise CorruptFileError(f"{folder} is not Versatile Diffusion: {'; '.join(wrong)}")
