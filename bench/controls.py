@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 
 from bench import workspace
-from bench.data.stream import SubjectTrials
+from bench.data.stream_trials import SubjectTrials
 from bench.fit.subject_stream import TargetTable
 from bench.graph import Images, Source, oracle_heads
 from bench.identity import digest

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import cluster, controls, leaderboard, recipe, recipe_generators, registry, workspace
 from bench.console import progress
+from bench.data.stream import FIT, TEST
 from bench.errors import OptionError, OtherConfigurationError
 from bench.fit.candidates import Candidate, candidates, data_key, select
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
@@ -132,8 +133,8 @@ def _open(settings: Settings, recipes: Sequence[Recipe], shards: Folder, clock: 
         refs, digests = workspace.target_refs(_targets(data, recipes))
     with clock.stage("load"):
         keys = {data_key(stage): stage.normalise for r in recipes for stage in r.stages}
-        train = {k: data.load(subjects, ("train", "validation"), settings.sessions, rule) for k, rule in keys.items()}
-        test = {k: data.load(subjects, ("test",), settings.sessions, rule) for k, rule in keys.items()}
+        loaded = {k: data.load(subjects, (FIT, TEST), settings.sessions, rule) for k, rule in keys.items()}
+        train, test = ({k: parts[place] for k, parts in loaded.items()} for place in (0, 1))
         tested = workspace.tested_stimuli(next(iter(test.values())), settings.test_images)
     return Opened(
         data=data,

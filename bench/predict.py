@@ -26,7 +26,8 @@ import torch
 from bench import cluster, options, post, workspace
 from bench.console import Advance, console, guard, parser, progress
 from bench.data.columns import from_column, to_column
-from bench.data.stream import SubjectTrials
+from bench.data.stream import FIT, TEST
+from bench.data.stream_trials import SubjectTrials
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, OtherConfigurationError
 from bench.fit.plan import FitPlan
 from bench.fit.subject_stream import TargetTable
@@ -278,8 +279,7 @@ def run(argv: Sequence[str]) -> int:
         )
     digests = {spec["target"]: spec["digest"] for spec in plan.heads.values()}
     targets, _ = workspace.target_refs(workspace.find_targets(data, digests))
-    test = data.load(plan.subjects, ("test",), plan.sessions, plan.normalise)
-    train = data.load(plan.subjects, ("train", "validation"), plan.sessions, plan.normalise)
+    train, test = data.load(plan.subjects, (FIT, TEST), plan.sessions, plan.normalise)
     tested = workspace.tested_stimuli(test, given.test_images)
     chosen = given.repeats, given.samples, tuple(given.post)
     jobs = [Prediction(plan, subject, tested[subject], *chosen) for subject in plan.subjects]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.data import training_sets
+from bench.data.stream_rules import Averaging, Normalise
 from bench.errors import OptionError
 
 
@@ -51,7 +52,8 @@ class Stage:
         heads: What it predicts, by head name. Empty for self-supervised stages.
         subjects: One fit a subject, one fit over all subjects, or for each subject one fit over all the others.
         dataset: Name of a data set among those the sweep opened, None for its own.
-        normalise: z-scoring of betas, always with statistics of training trials.
+        normalise: Rule of z-scoring betas (`bench.data.stream_rules`); one that uses test trials marks the row.
+        averaging: What a training sample is: each trial, the mean of a stimulus' trials, or one of them an epoch.
         init_from: Name of the earlier stage whose state this one starts from.
         pretrained_on: Sets behind outside weights that the stage starts from (`bench.data.training_sets`); none for
             encoders that start from nothing.
@@ -65,7 +67,8 @@ class Stage:
     heads: dict[str, HeadSpec] = field(default_factory=dict)
     subjects: Literal["each", "joint", "others"] = "each"
     dataset: str | None = None
-    normalise: Literal["session", "subject", "none"] = "session"
+    normalise: Normalise = "session"
+    averaging: Averaging = "single"
     init_from: str | None = None
     pretrained_on: tuple[str, ...] = ()
     test_images_removed: bool = False

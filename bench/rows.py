@@ -15,7 +15,7 @@ from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
 from bench.data.leakage import audit, audit_training_sets
 from bench.data.splits import ROLES
-from bench.data.stream import SubjectTrials
+from bench.data.stream_trials import SubjectTrials
 from bench.declared import steps_of
 from bench.errors import MissingDataError
 from bench.fit.candidates import Candidate

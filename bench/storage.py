@@ -112,8 +112,9 @@ class Folder:
             MissingDataError: If it is not there.
         """
         try:
-            with self.filesystem.open_input_stream(self._file(name), compression=None) as stream:
-                return bytes(stream.read())
+            # A file rather than a stream: its size is known, so the bytes are read into their place at once.
+            with self.filesystem.open_input_file(self._file(name)) as file:
+                return bytes(file.read())
         except FileNotFoundError:
             raise MissingDataError(f"no file {self.uri}/{name}") from None
 
@@ -164,9 +165,7 @@ class Folder:
 
     def write_table(self, name: str, table: pa.Table, row_group_size: int | None = None) -> tuple[int, str]:
         """Write a table as uncompressed Parquet; return the file's bytes and sha256."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="none", use_dictionary=False, row_group_size=row_group_size)
-        content = sink.getvalue()
+        content = parquet(table, row_group_size)
         self.write_bytes(name, content)
         return content.size, hashlib.sha256(content).hexdigest()
 
@@ -217,6 +216,13 @@ class Folder:
         """Remove the folder and all in it; nothing happens where there is none."""
         if self.exists():
             self.filesystem.delete_dir(self.path)
+
+
+def parquet(table: pa.Table, row_group_size: int | None = None) -> pa.Buffer:
+    """Return a table as the content of an uncompressed Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="none", use_dictionary=False, row_group_size=row_group_size)
+    return sink.getvalue()
 
 
 def home() -> Path:

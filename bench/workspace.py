@@ -18,7 +18,8 @@ from PIL import Image
 
 from bench.data.shards import MANIFEST, Manifest, read_checked, read_manifest
 from bench.data.splits import Split, SplitRole
-from bench.data.stream import Normalise, Query, load
+from bench.data.stream import FIT, TEST, Query, load
+from bench.data.stream_rules import Normalise
 from bench.data.target_shards import read_targets
 from bench.errors import MissingDataError, OptionError
 from bench.fit.subject_stream import TargetTable
@@ -55,25 +56,15 @@ class Data:
         names: Mapping[str, Mapping[str, int]] = self.manifest.source.get("label_names", {})
         return names
 
-    def query(
-        self,
-        subjects: Sequence[int],
-        roles: tuple[SplitRole, ...],
-        sessions: tuple[int, ...] | None,
-        normalise: Normalise,
-    ) -> Query:
-        """Return the query for some subjects and roles."""
-        return Query(self.shards, tuple(subjects), Split(), roles, sessions, normalise)
-
     def load(
         self,
         subjects: Sequence[int],
-        roles: tuple[SplitRole, ...],
+        parts: tuple[tuple[SplitRole, ...], ...] = (FIT, TEST),
         sessions: tuple[int, ...] | None = None,
         normalise: Normalise = "session",
-    ) -> dict[int, Any]:
-        """Return references to the subjects' trials of some roles; see `bench.data.stream.load`."""
-        return load(self.query(subjects, roles, sessions, normalise), self.shared)
+    ) -> list[dict[int, Any]]:
+        """Return, for each part of the split, references to the subjects' trials; see `bench.data.stream.load`."""
+        return load(Query(self.shards, tuple(subjects), Split(), parts, sessions, normalise), self.shared)
 
 
 def open_data(shards: Folder) -> Data:

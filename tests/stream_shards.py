@@ -9,7 +9,7 @@ import numpy as np
 from bench.data import shards
 from bench.data.shards import FileEntry, Manifest
 from bench.data.splits import ROLES, Split
-from bench.data.stream import SubjectTrials
+from bench.data.stream_trials import Betas, SubjectTrials
 from bench.fit.plan import DataDigests
 from bench.fit.subject_stream import TargetTable
 from bench.identity import digest
@@ -120,6 +120,11 @@ def role_of(stimulus: np.ndarray) -> np.ndarray:
     return Split().roles(stimulus, np.isin(stimulus, SHARED))
 
 
+def betas_of(rows: np.ndarray, session: np.ndarray) -> Betas:
+    """Rows of betas as the blocks of their sessions."""
+    return Betas(arrays=tuple(rows[session == number] for number in SESSIONS))
+
+
 def trials_of(subject: int) -> SubjectTrials:
     """A subject's training and validation trials as a fit gets them, made without Ray; betas are already z-scored."""
     data = raw(subject)
@@ -131,7 +136,7 @@ def trials_of(subject: int) -> SubjectTrials:
         subject=subject,
         coordinates=coordinates(subject),
         labels=labels(subject),
-        betas=z[keep],
+        betas=betas_of(z[keep], data["session"][keep]),
         trial=data["trial"][keep],
         stimulus=data["stimulus"][keep],
         repeat=data["repeat"][keep],

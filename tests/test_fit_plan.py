@@ -36,7 +36,7 @@ def test_the_address_is_golden():
         normalise="session",
         seed=0,
     )
-    assert plan.id == "ae0334cccb5e52a4"
+    assert plan.id == "ca4f6a5eca413fdd"
 
 
 def test_options_are_filled_in():

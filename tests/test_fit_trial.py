@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stream_shards import LABEL_NAMES, TARGET, digests, role_of, target_table, trials_of
+from stream_shards import LABEL_NAMES, TARGET, betas_of, digests, role_of, target_table, trials_of
 
 from bench import registry
 from bench.errors import BadDataError, MissingDataError, UnknownNameError
@@ -149,8 +149,9 @@ def test_test_trials_are_refused(runs):
 
 
 def test_nan_betas_are_refused(runs):
-    betas = SUBJECTS[1].betas.copy()
-    betas[SUBJECTS[1].rows("train")[4], 2] = np.nan
+    rows = np.concatenate(SUBJECTS[1].betas.blocks)
+    rows[SUBJECTS[1].rows("train")[4], 2] = np.nan
+    betas = betas_of(rows, SUBJECTS[1].session)
     spoilt = dataclasses.replace(INPUTS, subjects={1: dataclasses.replace(SUBJECTS[1], betas=betas)})
     with pytest.raises(ValueError, match="voxels of subject 1"):
         fit(plan_of(), runs, spoilt)
@@ -163,8 +164,9 @@ def test_a_head_sees_its_roi_only(runs):
     assert head.columns[1].tolist() == [0, 1, 2, 3]
     fit(plan, runs)
     before = predictions(plan, runs)
-    betas = SUBJECTS[1].betas.copy()
-    betas[:, 4:] = 0
+    rows = np.concatenate(SUBJECTS[1].betas.blocks)
+    rows[:, 4:] = 0
+    betas = betas_of(rows, SUBJECTS[1].session)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SUBJECTS, 1, dataclasses.replace(SUBJECTS[1], betas=betas))
         np.testing.assert_allclose(predictions(plan, runs), before, atol=1e-6)
@@ -320,8 +322,9 @@ def test_a_fit_that_was_not_made_has_no_state(runs):
 
 def test_a_stage_without_validation_trials_has_no_score(runs):
     keep = SUBJECTS[1].rows("train")
-    names = ("betas", "trial", "stimulus", "repeat", "session", "role")
-    only = dataclasses.replace(SUBJECTS[1], **{name: getattr(SUBJECTS[1], name)[keep] for name in names})
+    columns = {n: getattr(SUBJECTS[1], n)[keep] for n in ("trial", "stimulus", "repeat", "session", "role")}
+    betas = betas_of(np.concatenate(SUBJECTS[1].betas.blocks)[keep], columns["session"])
+    only = dataclasses.replace(SUBJECTS[1], betas=betas, **columns)
     record = fit(plan_of(), runs, dataclasses.replace(INPUTS, subjects={1: only}))
     assert (record.status, record.validation_correlation) == ("ok", None)
     assert read_fit(runs, plan_of().id) == record

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ray.data.datasource.partitioning import Partitioning
 from ray.data.expressions import col
 from stream_shards import (
@@ -31,14 +36,15 @@ from bench import console
 from bench.data import shards
 from bench.data.shards import FileEntry, read_manifest
 from bench.data.splits import ROLES, Split
-from bench.data.stream import Query, SubjectTrials, load, statistics
-from bench.errors import BadDataError, CorruptFileError, MissingDataError
+from bench.data.stream import FIT, Query, load
+from bench.data.stream_rules import RULES, Moments, merged, moments, scaling
+from bench.data.stream_trials import Betas, SubjectTrials
+from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
 from bench.fit.subject_stream import SubjectStream
 from bench.storage import Folder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 ALL = ("train", "validation", "test")
-FIT = ("train", "validation")
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +64,8 @@ def own(tmp_path) -> Folder:
 
 
 def read(folder: Folder, subjects=(1, 2), roles=ALL, **changes) -> dict[int, SubjectTrials]:
-    query = Query(folder, subjects, Split(), roles, **changes)
-    references = load(query, SHARED)
+    query = Query(folder, subjects, Split(), (roles,), **changes)
+    (references,) = load(query, SHARED)
     return {subject: ray.get(reference) for subject, reference in references.items()}
 
 
@@ -71,12 +77,13 @@ def loaded(ray_session, folder) -> dict[int, SubjectTrials]:
 @pytest.mark.parametrize("subject", sorted(VOXELS))
 def test_trials_are_those_of_the_files_in_their_order(loaded, subject):
     data, trials = raw(subject), loaded[subject]
-    for name in ("betas", "trial", "stimulus", "repeat", "session"):
+    np.testing.assert_array_equal(np.concatenate(trials.betas.blocks), data["betas"])
+    for name in ("trial", "stimulus", "repeat", "session"):
         np.testing.assert_array_equal(getattr(trials, name), data[name], err_msg=name)
     np.testing.assert_array_equal(trials.role, role_of(data["stimulus"]))
     np.testing.assert_array_equal(trials.coordinates, coordinates(subject))
     np.testing.assert_array_equal(trials.labels["streams"], labels(subject)["streams"])
-    assert trials.betas.dtype == np.dtype("<i2")
+    assert {block.dtype for block in trials.betas.blocks} == {np.dtype("<i2")}
     assert (trials.subject, trials.n_voxels) == (subject, VOXELS[subject])
 
 
@@ -122,7 +129,9 @@ def test_fits_are_handed_no_test_trial(folder):
     assert not set(trials.stimulus) & set(SHARED.tolist())
     reference = trials_of(1)
     np.testing.assert_array_equal(trials.trial, reference.trial)
-    np.testing.assert_allclose(trials.z(np.arange(len(trials.trial))), reference.betas, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(
+        trials.z(np.arange(len(trials.trial))), np.concatenate(reference.betas.blocks), rtol=2e-5, atol=2e-5
+    )
 
 
 def test_other_subjects_files_are_never_opened(own):
@@ -141,7 +150,7 @@ def test_other_sessions_files_are_never_opened(own):
 
 
 def test_a_second_pass_reads_no_file(own):
-    reference = load(Query(own, (1,), Split(), FIT), SHARED)[1]
+    reference = load(Query(own, (1,), Split(), (FIT,)), SHARED)[0][1]
     first = ray.get(reference)
     for path in Path(own.path).rglob("*.parquet"):
         path.unlink()
@@ -152,19 +161,13 @@ def test_a_second_pass_reads_no_file(own):
 
 
 def test_the_arrays_lie_in_shared_memory_read_only(ray_session, folder):
-    reference = load(Query(folder, (1,), Split(), FIT), SHARED)[1]
+    reference = load(Query(folder, (1,), Split(), (FIT,)), SHARED)[0][1]
     one, other = ray.get(reference), ray.get(reference)
-    assert not one.betas.flags.writeable
-    assert one.betas.__array_interface__["data"][0] == other.betas.__array_interface__["data"][0]
-    with pytest.raises(ValueError, match="read-only"):
-        one.betas[0, 0] = 1
-
-
-def test_the_settings_of_other_datasets_are_left_alone(ray_session, folder):
-    before = ray.data.DataContext.get_current()
-    load(Query(folder, (1,), Split(), FIT), SHARED)
-    assert ray.data.DataContext.get_current() is before
-    assert not before.execution_options.preserve_order
+    for mine, theirs in zip(one.betas.blocks, other.betas.blocks, strict=True):
+        assert not mine.flags.writeable
+        assert mine.__array_interface__["data"][0] == theirs.__array_interface__["data"][0]
+        with pytest.raises(ValueError, match="read-only"):
+            mine[0, 0] = 1
 
 
 def test_a_corrupt_file_is_one_line_on_the_command_line(own, capsys):
@@ -175,19 +178,26 @@ def test_a_corrupt_file_is_one_line_on_the_command_line(own, capsys):
     assert line.startswith(f"error: {own}/{path}: ")
 
 
+@ray.remote(num_cpus=1)
+class Idler:
+    """Takes one of the two CPUs."""
+
+    def ready(self) -> bool:
+        return True
+
+
 def test_nothing_depends_on_parallelism(loaded, folder):
-    """One subject alone, with every task of the pipeline after the other, gives the trials of all together."""
-    context = ray.data.DataContext.get_current()
-    before = context.execution_options.resource_limits
-    context.execution_options.resource_limits = before.copy(cpu=1)
-    try:
-        alone = read(folder, subjects=(2,))[2]
-    finally:
-        context.execution_options.resource_limits = before
+    """One subject alone, with every task after the other, gives the trials of all together."""
+    idler = Idler.remote()
+    assert ray.get(idler.ready.remote())
+    alone = read(folder, subjects=(2,))[2]
+    ray.kill(idler)
     for field in dataclasses.fields(SubjectTrials):
         one, other = getattr(alone, field.name), getattr(loaded[2], field.name)
         if isinstance(one, np.ndarray):
             np.testing.assert_array_equal(one, other, err_msg=field.name)
+    for one, other in zip(alone.betas.blocks, loaded[2].betas.blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_any_user_of_ray_data_can_read_the_shards(ray_session, folder):
@@ -250,7 +260,12 @@ def sealed(folder: Folder, entry: FileEntry, **changes) -> None:
 def test_betas_of_another_mask_are_refused(own):
     betas = np.zeros((60, VOXELS[1] + 1), np.int16)
     sealed(own, write_session(own, 1, 2, betas))
-    fails(BadDataError, r"trials of subject 1 hold \[26\] bytes; its 12 voxels of int16 make 24", own, subjects=(1,))
+    fails(
+        BadDataError,
+        r"trials of subject 1 hold fixed_size_binary\[26\]; its 12 voxels of int16 make 24",
+        own,
+        subjects=(1,),
+    )
 
 
 def test_a_voxel_table_of_another_mask_is_refused(own):
@@ -317,11 +332,13 @@ def test_a_constant_voxel_is_zero(tmp_path, value):
 
 
 def test_a_session_without_training_trials_is_refused():
-    betas, session = np.ones((4, 2)), np.array([1, 1, 2, 2])
-    train = np.array([True, True, False, False])
+    betas, none = np.ones((4, 2)), np.array([], int)
+    parts = [moments(betas, np.array([0, 1])), moments(betas, none)]
     with pytest.raises(BadDataError, match="session 2 has no training trial to normalise by"):
-        statistics(betas, session, np.array([1, 2]), train, "session")
-    mean, scale = statistics(betas, session, np.array([1, 2]), train, "none")
+        scaling(RULES["session"], parts, (1, 2), 2)
+    with pytest.raises(BadDataError, match=r"sessions \[1, 2\] have no training trial to normalise by"):
+        scaling(RULES["subject"], [moments(betas, none)] * 2, (1, 2), 2)
+    mean, scale = scaling(RULES["none"], [], (1, 2), 2)
     assert (mean == 0).all()
     assert (scale == 1).all()
 
@@ -330,7 +347,126 @@ def test_the_same_through_s3(ray_session, s3_bucket, loaded):
     folder = Folder.at(f"s3://{s3_bucket}/data/small")
     write_shards(folder)
     trials = read(folder, subjects=(2,))[2]
-    np.testing.assert_array_equal(trials.betas, loaded[2].betas)
+    for ours, theirs in zip(trials.betas.blocks, loaded[2].betas.blocks, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(trials.mean, loaded[2].mean)
     folder.write_bytes(shards.session_path(2, 1), b"short")
     fails(CorruptFileError, r"s3://.*session=1/part-0.parquet: 5 bytes, its manifest says", folder, subjects=(2,))
+
+
+def by_hand(name: str, data: dict[str, np.ndarray], row: int, test: bool) -> np.ndarray:
+    """One trial z-scored by the words of a rule, from lists of the trials it names."""
+    role, betas = role_of(data["stimulus"]), data["betas"].astype(np.float64)
+    train = role == ROLES.index("train")
+    peers = {
+        "session": train & (data["session"] == data["session"][row]),
+        "subject": train,
+        "subject-ddof1": train,
+        "session-all": data["session"] == data["session"][row],
+        "global": train,
+        "global-own": role == ROLES.index("test") if test else train,
+    }[name]
+    values = betas[peers]
+    if name.startswith("global"):
+        return (betas[row] - values.mean()) / values.std()
+    return (betas[row] - values.mean(axis=0)) / values.std(axis=0, ddof=1 if name == "subject-ddof1" else 0)
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"none"}))
+def test_each_rule_by_hand(folder, name):
+    data = raw(1)
+    fit, test = (ray.get(part[1]) for part in load(Query(folder, (1,), Split(), normalise=name), SHARED))
+    for trials, tested in ((fit, False), (test, True)):
+        z = trials.z(np.arange(len(trials.trial)))
+        for row, trial in enumerate(trials.trial):
+            np.testing.assert_allclose(z[row], by_hand(name, data, int(trial), tested), rtol=2e-5, atol=2e-5)
+
+
+def test_rules_that_look_at_test_trials_are_known_as_leaking():
+    leaking = {name for name, rule in RULES.items() if rule is not None and rule.leaks}
+    assert leaking == {"session-all", "global-own"}
+
+
+def test_an_unknown_rule_is_named(folder):
+    fails(UnknownNameError, "unknown z-scoring rule 'sesion'. Did you mean 'session'", folder, normalise="sesion")
+
+
+def test_one_pass_keeps_fit_and_test_in_memory_of_their_own(own):
+    fit, test = load(Query(own, (1, 2), Split()), SHARED)
+    for path in Path(own.path).rglob("subject*/*/*.parquet"):
+        path.unlink()
+    for subject in (1, 2):
+        data = raw(subject)
+        role = role_of(data["stimulus"])
+        kept, held = ray.get(fit[subject]), ray.get(test[subject])
+        assert not len(kept.rows("test"))
+        np.testing.assert_array_equal(np.concatenate(kept.betas.blocks), data["betas"][role != ROLES.index("test")])
+        np.testing.assert_array_equal(np.concatenate(held.betas.blocks), data["betas"][role == ROLES.index("test")])
+        np.testing.assert_array_equal(kept.mean, held.mean)
+        # A block is an object of its own: what a fit maps holds its own trials and nothing else.
+        assert set(kept.betas.refs).isdisjoint(held.betas.refs)
+        sizes = [len(block) for block in kept.betas.blocks]
+        assert sizes == [int((kept.session == session).sum()) for session in kept.sessions]
+
+
+def test_a_file_sealed_with_a_crc32_is_compared_with_it(own):
+    path = shards.session_path(2, 1)
+    content = own.read_bytes(path)
+    entry = dataclasses.replace(read_manifest(own).entry(path), crc32=f"{zlib.crc32(content):08x}")
+    sealed(own, entry)
+    before = read(own, subjects=(2,))[2]
+    np.testing.assert_array_equal(np.concatenate(before.betas.blocks), raw(2)["betas"])
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    own.write_bytes(path, bytes(damaged))
+    fails(CorruptFileError, r"subject=2/session=1/part-0.parquet: crc32 \w{8}, its manifest says \w{8}$", own)
+
+
+def test_what_is_pickled_is_references(loaded):
+    betas = loaded[1].betas
+    assert len(pickle.dumps(Betas(arrays=betas.blocks))) > sum(block.nbytes for block in betas.blocks)
+    assert betas.__reduce__()[1][1] == ()
+
+
+@given(
+    data=st.data(),
+    trials=st.integers(2, 70),
+    dtype=st.sampled_from([np.int16, np.uint8, np.int32, np.float32, np.float64]),
+)
+@settings(max_examples=60, deadline=None)
+def test_moments_are_those_of_numpy_in_float64(data, trials, dtype):
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
+    spread = data.draw(st.sampled_from([1, 100, 30_000]))
+    betas = (rng.uniform(-1 if np.dtype(dtype).kind != "u" else 0, 1, (trials, 5)) * min(spread, 255)).astype(dtype)
+    if np.dtype(dtype) == np.int16:
+        betas = rng.integers(-(1 << 15), 1 << 15, (trials, 5)).astype(dtype)
+    rows = np.flatnonzero(rng.random(trials) < 0.8)
+    got, values = moments(betas, rows), betas[rows].astype(np.float64)
+    assert got.count == len(rows)
+    if len(rows):
+        np.testing.assert_allclose(got.mean, values.mean(axis=0), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got.squares, values.var(axis=0) * len(rows), rtol=1e-10, atol=1e-9)
+
+
+@given(cuts=st.lists(st.integers(0, 40), min_size=1, max_size=5), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_moments_of_parts_make_the_moments_of_the_whole(cuts, seed):
+    betas = np.random.default_rng(seed).normal(3, 2, (40, 3))
+    edges = [0, *sorted(cuts), 40]
+    parts = [moments(betas, np.arange(first, last)) for first, last in itertools.pairwise(edges)]
+    whole, got = moments(betas, np.arange(40)), merged(parts)
+    assert got.count == 40
+    np.testing.assert_allclose(got.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(got.squares, whole.squares, rtol=1e-10)
+
+
+def test_integer_statistics_are_exact_and_need_no_order():
+    """Sums of the largest int16 numbers, added up by Python's own integers."""
+    betas = np.full((700, 2), -(1 << 15), np.int16)
+    betas[::3, 1] = (1 << 15) - 1
+    got = moments(betas, np.random.default_rng(0).permutation(700))
+    column = [int(value) for value in betas[:, 1]]
+    total, squares = sum(column), sum(value * value for value in column)
+    assert got.squares.tolist() == [0.0, (700 * squares - total * total) / 700]
+    assert got.mean.tolist() == [-32768.0, total / 700]
+    assert isinstance(got, Moments)

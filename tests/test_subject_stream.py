@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
+import ray
 import torch
 from stream_shards import LABEL_NAMES, TARGET_SHAPE, latents, target_table, trials_of
 
 from bench.data.splits import ROLES
+from bench.data.stream_resident import DeviceGather, Resident, resident
+from bench.data.stream_split import deal
+from bench.data.stream_trials import Betas, SubjectTrials
 from bench.errors import MissingDataError, UnknownNameError
 from bench.fit.subject_stream import SubjectStream, TargetTable
 
 TRIALS = trials_of(1)
+BETAS = np.concatenate(TRIALS.betas.blocks)
 
 
-def stream(shuffle_seed=None, targets=None, trials=TRIALS) -> SubjectStream:
-    return SubjectStream(trials, {"z": target_table()} if targets is None else targets, shuffle_seed)
+def stream(shuffle_seed=None, targets=None, trials=TRIALS, **options) -> SubjectStream:
+    return SubjectStream(trials, {"z": target_table()} if targets is None else targets, shuffle_seed, **options)
 
 
 def rows_of(made: SubjectStream, role, seed, size=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,7 +42,7 @@ def rows_of(made: SubjectStream, role, seed, size=None) -> tuple[np.ndarray, np.
 def test_the_shards_own_order(role, size):
     chosen = TRIALS.role == ROLES.index(role)
     voxels, targets, stimuli = rows_of(stream(), role, -1, size)
-    np.testing.assert_array_equal(voxels, TRIALS.betas[chosen])
+    np.testing.assert_array_equal(voxels, BETAS[chosen])
     np.testing.assert_array_equal(stimuli, TRIALS.stimulus[chosen])
     for row, stimulus in enumerate(TRIALS.stimulus[chosen]):
         np.testing.assert_allclose(targets[row], latents()[stimulus].reshape(TARGET_SHAPE), rtol=1e-6)
@@ -89,7 +95,7 @@ def test_unlabelled_trials_are_the_training_trials_without_targets():
     batches = list(stream().batches("unlabelled", -1))
     assert stream().n_trials("unlabelled") == stream().n_trials("train")
     assert all(batch.targets == {} for batch in batches)
-    np.testing.assert_array_equal(torch.cat([b.voxels for b in batches]).numpy(), TRIALS.betas[TRIALS.role == 0])
+    np.testing.assert_array_equal(torch.cat([b.voxels for b in batches]).numpy(), BETAS[TRIALS.role == 0])
 
 
 def test_shuffled_pairs_keep_betas_and_permute_pictures_within_each_role():
@@ -156,3 +162,217 @@ def test_a_roi_expression_gives_the_voxel_columns_of_its_labels():
     np.testing.assert_array_equal(made.columns(f"{atlas}:{label}"), expected)
     with pytest.raises(UnknownNameError, match="unknown atlas"):
         made.columns("nowhere:1")
+
+
+def showings(role: str) -> dict[int, list[int]]:
+    """The rows of each stimulus of a role, in the order of first showing."""
+    found: dict[int, list[int]] = {}
+    for row in np.flatnonzero(TRIALS.role == ROLES.index(role)).tolist():
+        found.setdefault(int(TRIALS.stimulus[row]), []).append(row)
+    return found
+
+
+@pytest.mark.parametrize("role", ["train", "validation"])
+@pytest.mark.parametrize("size", [None, 3])
+def test_mean_samples_are_the_means_of_a_stimulus_trials(role, size):
+    made, expected = stream(averaging="mean"), showings(role)
+    assert any(len(rows) > 1 for rows in expected.values())
+    voxels, targets, stimuli = rows_of(made, role, -1, size)
+    assert stimuli.tolist() == list(expected)
+    assert made.n_trials(role) == len(expected)
+    for row, (stimulus, trials) in enumerate(expected.items()):
+        np.testing.assert_allclose(voxels[row], BETAS[trials].astype(np.float64).mean(axis=0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(targets[row], latents()[stimulus].reshape(TARGET_SHAPE), rtol=1e-6)
+
+
+def test_a_random_repeat_is_one_of_the_stimulus_trials_drawn_anew_for_every_epoch():
+    made, expected = stream(averaging="random-repeat"), showings("train")
+    chosen: dict[int, set[int]] = {stimulus: set() for stimulus in expected}
+    for seed in range(12):
+        voxels, _, stimuli = rows_of(made, "train", seed, 8)
+        assert sorted(stimuli.tolist()) == sorted(expected)
+        for row, stimulus in zip(voxels, stimuli.tolist(), strict=True):
+            (trial,) = [trial for trial in expected[stimulus] if np.array_equal(BETAS[trial], row)]
+            chosen[stimulus].add(trial)
+    assert all(chosen[stimulus] == set(trials) for stimulus, trials in expected.items())
+    for one, other in zip(rows_of(made, "train", 4), rows_of(made, "train", 4), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_random_repeats_without_a_seed_are_first_showings_and_validate_on_means():
+    made = stream(averaging="random-repeat")
+    np.testing.assert_array_equal(
+        rows_of(made, "train", -1)[0], BETAS[[trials[0] for trials in showings("train").values()]]
+    )
+    for one, other in zip(
+        rows_of(made, "validation", -1), rows_of(stream(averaging="mean"), "validation", -1), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_trials_without_a_stimulus_are_never_averaged_together():
+    trials = dataclasses.replace(TRIALS, stimulus=np.full_like(TRIALS.stimulus, -1))
+    batches = list(stream(trials=trials, targets={}, averaging="mean").batches("unlabelled", -1))
+    np.testing.assert_array_equal(torch.cat([b.voxels for b in batches]), BETAS[TRIALS.role == 0])
+
+
+def test_an_epoch_is_numpys_permutation_of_the_roles_trials():
+    """The order that fits were recorded with: it may not change without a new version of fits."""
+    rows = np.random.default_rng([5, 1]).permutation(np.flatnonzero(TRIALS.role == 0))
+    np.testing.assert_array_equal(rows_of(stream(), "train", 5, 7)[0], BETAS[rows])
+
+
+def test_a_batch_that_is_kept_is_never_written_over():
+    made = stream()
+    kept = [(batch.voxels, batch.voxels.clone(), batch.voxels[1:]) for batch in made.batches("train", 1, 8)]
+    again = list(made.batches("train", 2, 8))
+    assert len(again) == len(kept)
+    for voxels, copy, part in kept:
+        assert torch.equal(voxels, copy)
+        assert torch.equal(part, copy[1:])
+
+
+def test_memory_of_batches_is_used_again():
+    made = stream()
+    places = [batch.voxels.data_ptr() for batch in made.batches("train", 1, 8)]
+    assert len(places) > 5
+    assert len(set(places)) <= 3
+
+
+def test_threads_change_no_number():
+    alone = rows_of(stream(), "train", 3, 32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = rows_of(stream(), "train", 3, 32)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def raw_trials() -> SubjectTrials:
+    """Int16 betas of two sessions with scales of their own, a constant voxel among them."""
+    rng, sessions = np.random.default_rng(0), len(TRIALS.sessions)
+    sizes = [int((TRIALS.session == number).sum()) for number in TRIALS.sessions]
+    scale = rng.uniform(0, 2, (sessions, TRIALS.n_voxels)).astype(np.float32)
+    scale[:, 3] = 0
+    return dataclasses.replace(
+        TRIALS,
+        betas=Betas(arrays=tuple(rng.integers(-900, 900, (n, TRIALS.n_voxels)).astype(np.int16) for n in sizes)),
+        mean=rng.normal(0, 50, scale.shape).astype(np.float32),
+        scale=scale,
+    )
+
+
+@pytest.mark.parametrize("averaging", ["single", "mean", "random-repeat"])
+@pytest.mark.parametrize("role", ["train", "validation"])
+def test_what_lives_on_the_device_gives_the_streams_numbers_bit_for_bit(raw_trials, averaging, role):
+    for seed in (-1, 4):
+        made = [
+            stream(trials=raw_trials, averaging=averaging, resident=place)
+            for place in (None, Resident(torch.device("cpu")))
+        ]
+        streamed, resident = (rows_of(each, role, seed, 9) for each in made)
+        for one, other in zip(streamed, resident, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_resident_betas_keep_their_type_and_are_read_once(raw_trials):
+    gather = DeviceGather(raw_trials, torch.device("cpu"))
+    assert gather._betas.dtype == torch.int16
+    expected = raw_trials.z(np.array([5, 0, 77]))
+    np.testing.assert_array_equal(gather.rows(np.array([5, 0, 77])), expected)
+
+
+def test_data_never_move_to_a_device_that_is_the_host(raw_trials):
+    assert resident(torch.device("cpu"), [raw_trials], []) is None
+
+
+def test_data_move_to_a_device_with_room_for_them(raw_trials, monkeypatch):
+    table = target_table().values
+    needed = sum(block.nbytes for block in raw_trials.betas.blocks) + table.nbytes
+    for free, expected in ((needed * 5, True), (needed * 5 - 5, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        assert (resident(torch.device("cuda"), [raw_trials], [table]) is not None) is expected
+
+
+def test_subjects_share_one_copy_of_a_target_table_on_the_device(raw_trials):
+    place, tables = Resident(torch.device("cpu")), {"z": target_table()}
+    for subject in (1, 2):
+        trials = dataclasses.replace(raw_trials, subject=subject)
+        list(stream(trials=trials, targets=tables, resident=place).batches("train", 1))
+    assert len(place._tables) == 1
+
+
+def test_a_run_of_targets_from_the_device():
+    for size in (None, 11):
+        made = [stream(resident=place) for place in (None, Resident(torch.device("cpu")))]
+        streamed, there = ([b.targets["z"] for b in m.batches("train", 2, size, {"z": (1, 4)})] for m in made)
+        assert torch.equal(torch.cat(streamed), torch.cat(there))
+        assert streamed[0].shape[1] == 3
+
+
+def test_the_shards_own_order_always_comes_from_the_host(raw_trials):
+    made = stream(trials=raw_trials, resident=Resident(torch.device("meta")))
+    for batch in made.batches("train", -1):
+        assert batch.voxels.device.type == "cpu"
+    assert next(made.batches("train", 0)).voxels.device.type == "meta"
+
+
+def in_workers(shares, seeds: list[int]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """What each of several training workers, processes of their own, sees of each epoch: voxels and stimuli."""
+
+    @ray.remote(num_cpus=0.5)
+    def epochs(made: SubjectStream) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for seed in seeds:
+            batches = [(b.voxels.numpy(), b.stimuli.numpy()) for b in made.batches("train", seed, 16)]
+            found.append(tuple(np.concatenate(part) for part in zip(*batches, strict=True)))
+        return found
+
+    return ray.get([epochs.remote(stream(share=share)) for share in shares])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_workers_share_an_epoch_and_together_see_each_sample_once():
+    seeds = [3, 8]
+    shares = deal(stream().n_trials("train"), 16, workers=2)
+    first, second = in_workers(shares, seeds)
+    for epoch, seed in enumerate(seeds):
+        voxels, _, stimuli = rows_of(stream(), "train", seed, 16)
+        mine, theirs = first[epoch], second[epoch]
+        assert len(mine[0]) + len(theirs[0]) == len(voxels)
+        assert min(len(mine[0]), len(theirs[0])) >= len(voxels) // 2 - 16
+        # Batches are dealt in turn: the sequence is the one that a single worker would see.
+        turns = [range(start, min(start + 16, len(voxels))) for start in range(0, len(voxels), 16)]
+        for number, share in enumerate((mine, theirs)):
+            rows = np.concatenate([np.array(turn) for turn in turns[number::2]])
+            np.testing.assert_array_equal(share[0], voxels[rows])
+            np.testing.assert_array_equal(share[1], stimuli[rows])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_in_step_get_the_same_number_of_batches():
+    samples = stream().n_trials("train")
+    batches = math.ceil(samples / 16)
+    assert batches % 2
+    first, second = in_workers(deal(samples, 16, workers=2, equal=True), [3])
+    assert len(first[0][0]) == len(second[0][0]) == batches // 2 * 16
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_every_worker_validates_on_all():
+    share, _ = deal(10, 5, workers=2)
+    np.testing.assert_array_equal(
+        rows_of(stream(share=share), "validation", -1)[0], rows_of(stream(), "validation", -1)[0]
+    )
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_dealing_leaves_the_settings_of_other_datasets_alone():
+    before = ray.data.DataContext.get_current()
+    deal(10, 5, workers=2)
+    assert ray.data.DataContext.get_current() is before
+    assert not before.execution_options.preserve_order

@@ -185,7 +185,7 @@ def test_fit_never_receives_test_trials(tiny_shards: Folder, ray_session: None) 
     from bench.workspace import open_data
 
     data = open_data(tiny_shards)
-    both = ray.get(data.load([1], ("train", "test"))[1])
+    both = ray.get(data.load([1], (("train", "test"),))[0][1])
     plan = FitPlan(("knn", 1), {}, {}, (1,), "", None, {}, "session", 0)
     with pytest.raises(BadDataError, match="test trials were handed to a fit"):
         trial._streams(plan, trial.FitInputs({1: both}, {}))

@@ -59,10 +59,11 @@ def open_tiny(shards: Folder) -> Tiny:
     refs, digests = workspace.target_refs(
         {LATENT: targets(data.stimuli, data.folder, "tiny-diffusion", {}, ["latent"])["latent"]}
     )
+    train, test = data.load(SUBJECTS)
     return Tiny(
         data,
-        data.load(SUBJECTS, ("train", "validation")),
-        data.load(SUBJECTS, ("test",)),
+        train,
+        test,
         refs,
         DataDigests({"": data.manifest.content_digest}, digests),
     )

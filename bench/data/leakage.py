@@ -13,13 +13,11 @@ import numpy as np
 
 from bench import post, registry
 from bench.data import training_sets
-from bench.data.stream import SubjectTrials
+from bench.data.stream_rules import leaks
+from bench.data.stream_trials import SubjectTrials
 from bench.declared import Declaration
 from bench.recipe import Recipe, Stage
 from bench.record_parts import SELECTION, Finding
-
-TRAINING_STATISTICS = ("session", "subject", "subject-ddof1", "global", "none")
-"""Rules of z-scoring known to use no test trial; any other counts as one that does."""
 
 
 def audit(recipe: Recipe, train: Sequence[SubjectTrials], test: Sequence[int]) -> tuple[Finding, ...]:
@@ -33,7 +31,7 @@ def audit(recipe: Recipe, train: Sequence[SubjectTrials], test: Sequence[int]) -
     found = [_overlap(trials, test) for trials in train]
     found += [_open_test_role(trials) for trials in train]
     found += [_statistics(name) for name in recipe.post if post.step(name).uses_test_statistics]
-    found += [_normalised(stage) for stage in recipe.stages if stage.normalise not in TRAINING_STATISTICS]
+    found += [_normalised(stage) for stage in recipe.stages if leaks(stage.normalise)]
     found += [
         _selected(f"render node {name!r}", node.select.target or "")
         for name, node in recipe.render.items()

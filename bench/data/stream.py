@@ -1,79 +1,35 @@
-"""From shards to the batches an encoder sees: decoded once with Ray Data, then shared by all fits of a node.
+"""From shards to the batches an encoder sees: decoded once by Ray tasks, then shared by all fits of a node.
 
-`load` runs one Ray Data pipeline over the session files that the manifest names for the subjects and sessions asked
-for (both prune: no other file is opened). Every file's checksum is compared while it is read, the ROI's columns are
-cut out in the reading task, and each subject's trials end as one `SubjectTrials` in the object store. Later epochs,
-and every other fit on the node, read them from shared memory without a copy.
+`load` runs one task for each session file that the manifest names for the subjects and sessions asked for (both prune:
+no other file is opened). A task reads its file once, compares its checksum, and leaves one block of raw betas for each
+part of the split in the object store, so that fitting never holds a test trial although the file is read only once.
+Later epochs, and every other fit on the node, read the blocks from shared memory without a copy.
+
+Plain tasks rather than a Ray Data pipeline: Ray Data joins what a task yields into one block, which would put test
+trials into the memory that fits map, and costs 12 ms a block and a second copy (`tests/perf/RESULTS.md`).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
 from bench.data.columns import from_column
 from bench.data.shards import FileEntry, Manifest, read_checked, read_manifest, voxels_path
 from bench.data.splits import ROLES, Split, SplitRole
+from bench.data.stream_rules import Moments, Normalise, Rule, moments, rule, scaling
+from bench.data.stream_trials import Betas, SubjectTrials
 from bench.errors import BadDataError, CorruptFileError, MissingDataError
 from bench.storage import Folder
 
-Normalise = Literal["session", "subject", "none"]
-
-
-@dataclass(frozen=True)
-class SubjectTrials:
-    """The trials of one subject, decoded once; arrays lie in shared memory and are read-only.
-
-    Attributes:
-        subject: Its number.
-        coordinates: `(V, 3)` or `(V, 1)` int32, see the voxel table.
-        labels: For each atlas `(V,)` int16.
-        betas: `(N, V)` in the shards' dtype, in the order of trials.
-        trial, stimulus, repeat, session: `(N,)` integers.
-        role: `(N,)` int8 indices into `splits.ROLES`.
-        mean, scale: `(S, V)` float32, z = (beta - mean[s]) * scale[s] with s the row of `sessions`.
-        sessions: `(S,)` session numbers.
-    """
-
-    subject: int
-    coordinates: np.ndarray
-    labels: Mapping[str, np.ndarray]
-    betas: np.ndarray
-    trial: np.ndarray
-    stimulus: np.ndarray
-    repeat: np.ndarray
-    session: np.ndarray
-    role: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
-    sessions: np.ndarray
-
-    @property
-    def n_voxels(self) -> int:
-        """V."""
-        return int(self.betas.shape[1])
-
-    def rows(self, role: SplitRole) -> np.ndarray:
-        """Return the indices of a role's trials, in the order of trials."""
-        return np.flatnonzero(self.role == ROLES.index(role))
-
-    def z(self, rows: np.ndarray) -> np.ndarray:
-        """Return normalised betas of some trials: `(len(rows), V)` float32."""
-        place = np.searchsorted(self.sessions, self.session[rows])
-        values = np.empty((len(rows), self.n_voxels), np.float32)
-        # Row by row: a row stays in cache for all three operations, and no statistics are copied for every trial.
-        for out, row, session in zip(values, rows, place, strict=True):
-            np.subtract(self.betas[row], self.mean[session], out=out, casting="unsafe", dtype=np.float32)
-            out *= self.scale[session]
-        return values
+FIT: tuple[SplitRole, ...] = ("train", "validation")
+TEST: tuple[SplitRole, ...] = ("test",)
 
 
 @dataclass(frozen=True)
@@ -83,21 +39,38 @@ class Query:
     Attributes:
         shards: A set of trial shards.
         subjects: Which subjects.
-        sessions: Which sessions, or None for all.
         split: The rule that gives trials their roles.
-        roles: Roles to keep. Statistics always come from training trials, also where only test trials are kept.
-        normalise: z-scoring rule; `none` gives percent signal change.
+        parts: Roles that are kept apart: each part has memory of its own.
+        sessions: Which sessions, or None for all.
+        normalise: Name of the z-scoring rule; statistics are those of all trials read, whatever the parts.
     """
 
     shards: Folder
     subjects: tuple[int, ...]
     split: Split
-    roles: tuple[SplitRole, ...]
+    parts: tuple[tuple[SplitRole, ...], ...] = (FIT, TEST)
     sessions: tuple[int, ...] | None = None
     normalise: Normalise = "session"
 
 
-def load(query: Query, shared: np.ndarray) -> dict[int, Any]:
+@dataclass(frozen=True)
+class _Context:
+    """What every task of a query needs besides its file."""
+
+    query: Query
+    manifest: Manifest
+    shared: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One session's trials of one part, without their betas."""
+
+    columns: dict[str, np.ndarray]
+    moments: Moments | None
+
+
+def load(query: Query, shared: np.ndarray) -> list[dict[int, Any]]:
     """Read subjects into the object store.
 
     Args:
@@ -105,21 +78,32 @@ def load(query: Query, shared: np.ndarray) -> dict[int, Any]:
         shared: Sorted 0-based numbers of the shared stimuli (the test pictures).
 
     Returns:
-        For each subject a Ray reference to its `SubjectTrials`.
+        For each part, for each subject a Ray reference to its `SubjectTrials`.
 
     Raises:
+        UnknownNameError: If there is no such z-scoring rule.
         MissingDataError: If a subject or session is not in the shards.
-        CorruptFileError: If a session's file differs from its manifest. What is wrong with a voxel table or with the
-            betas shows when the reference is fetched.
+        CorruptFileError: If a session's file differs from its manifest. What is wrong with a voxel table or with
+            statistics shows when the reference is fetched.
+        BadDataError: If a session's rows or betas are not those of the manifest.
     """
+    rule(query.normalise)
     manifest = read_manifest(query.shards)
-    entries = [entry for subject in query.subjects for entry in _entries(manifest, subject, query.sessions)]
-    tables = _read_sessions(query.shards, entries)
-    by_subject: dict[int, list[Any]] = {subject: [] for subject in query.subjects}
-    for subject, ref in zip(ray.get([_subject_of.remote(ref) for ref in tables]), tables, strict=True):
-        by_subject[subject].append(ref)
-    common = ray.put((query, manifest, shared))
-    return {subject: _assemble.remote(common, subject, *refs) for subject, refs in by_subject.items()}
+    entries = {subject: _entries(manifest, subject, query.sessions) for subject in query.subjects}
+    context = ray.put(_Context(query, manifest, shared))
+    returns = 2 + len(query.parts)
+    read = {s: [_read.options(num_returns=returns).remote(context, e) for e in entries[s]] for s in query.subjects}
+    _wait([outputs[0] for sessions in read.values() for outputs in sessions])
+    found: list[dict[int, Any]] = [{} for _ in query.parts]
+    for subject, outputs in read.items():
+        # References in a list are passed on as they are: the blocks stay where they were made.
+        blocks = [[refs[2 + part] for refs in outputs] for part in range(len(query.parts))]
+        made = _assemble.options(num_returns=len(query.parts)).remote(
+            context, subject, blocks, *[r[1] for r in outputs]
+        )
+        for part, ref in zip(found, [made] if len(query.parts) == 1 else made, strict=True):
+            part[subject] = ref
+    return found
 
 
 def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -> list[FileEntry]:
@@ -138,110 +122,106 @@ def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -
     return [entry for entry in entries if entry.session in sessions]
 
 
-def _read_sessions(folder: Folder, entries: Sequence[FileEntry]) -> list[Any]:
-    """Return references to one Arrow table a block, read and checked by Ray Data in the entries' order.
-
-    Raises:
-        CorruptFileError, MissingDataError, BadDataError: If a file is not what the manifest says, with its name.
-    """
-    context = ray.data.DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.raise_original_map_exception = True  # else a corrupt file's message is lost on the way back
-    # The error is raised with its own message; Ray's log would put two tracebacks of its insides before it.
-    for name in ("ray.data._internal.execution", "ray.data.exceptions"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    items = [{"path": entry.path, "place": i} for i, entry in enumerate(entries)]
-    reader = _SessionReader(folder, tuple(entries))
-    with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        tables = dataset.map_batches(reader, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
-        try:
-            return list(tables.materialize().to_arrow_refs())
-        except (CorruptFileError, MissingDataError, BadDataError) as error:
-            # Ray Data puts advice about its own retries, on further lines, behind the message.
-            cause = getattr(error, "cause", error)
-            raise type(cause)(str(cause).partition("\n")[0]) from None
-
-
-@dataclass(frozen=True)
-class _SessionReader:
-    """Reads the session file that a row names; a callable, so that Ray Data ships it with its folder."""
-
-    folder: Folder
-    entries: tuple[FileEntry, ...]
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the trials of one session file with their subject and session."""
-        entry = self.entries[batch["place"][0].as_py()]
-        table = pq.read_table(pa.BufferReader(read_checked(self.folder, entry)), partitioning=None)
-        if table.num_rows != entry.rows:
-            raise BadDataError(f"{self.folder}/{entry.path}: {table.num_rows} rows, its manifest says {entry.rows}")
-        # Subjects differ in width, and the blocks of a dataset share a schema.
-        betas = table["betas"].combine_chunks().cast(pa.large_binary())
-        rows = np.full(table.num_rows, 1, dtype=np.int32)
-        return pa.table(
-            {
-                "subject": rows * entry.subject,
-                "session": rows * entry.session,
-                "trial": table["trial"],
-                "stimulus": table["stimulus"],
-                "repeat": table["repeat"],
-                "betas": betas,
-            }
-        )
-
-
-@ray.remote(num_cpus=0.1)
-def _subject_of(table: pa.Table) -> int:
-    """Return whose trials a block holds; runs where the block lies, so that betas never travel to the driver."""
-    return int(table["subject"][0].as_py())
+def _wait(done: list[Any]) -> None:
+    """Wait for tasks; the first that fails ends the others and raises its own error."""
+    try:
+        ray.get(done)
+    except (CorruptFileError, MissingDataError, BadDataError) as error:
+        for reference in done:
+            ray.cancel(reference)
+        cause = getattr(error, "cause", error)
+        raise type(cause)(str(cause)) from None
 
 
 @ray.remote(num_cpus=1)
-def _assemble(common: tuple[Query, Manifest, np.ndarray], subject: int, *tables: pa.Table) -> SubjectTrials:
-    """Return one subject's trials from its session tables, with roles, statistics and the wanted rows."""
-    query, manifest, shared = common
-    column = {
-        name: np.concatenate([t[name].to_numpy() for t in tables])
-        for name in ("trial", "stimulus", "repeat", "session")
-    }
-    betas = np.concatenate([_decode(t["betas"], manifest, subject) for t in tables])
-    role = query.split.roles(column["stimulus"], np.isin(column["stimulus"], shared))
-    sessions = np.unique(column["session"])
-    mean, scale = statistics(betas, column["session"], sessions, role == ROLES.index("train"), query.normalise)
-    if query.normalise == "none":
-        scale *= manifest.scale  # stored numbers to percent signal change
-    keep = np.isin(role, [ROLES.index(r) for r in query.roles])
-    voxels = _voxels(query.shards, manifest, subject)
-    axes = [axis for axis in ("x", "y", "z", "vertex") if axis in voxels.column_names]
-    return SubjectTrials(
-        subject=subject,
-        coordinates=np.stack([voxels[axis].to_numpy() for axis in axes], axis=1),
-        labels={n.removeprefix("atlas:"): voxels[n].to_numpy() for n in voxels.column_names if n.startswith("atlas:")},
-        betas=betas[keep],
-        role=role[keep],
-        mean=mean,
-        scale=scale,
-        sessions=sessions,
-        **{name: values[keep] for name, values in column.items()},
-    )
+def _read(context: _Context, entry: FileEntry) -> tuple[Any, ...]:
+    """Read one session file; return its path, its trials by part, and a block of betas for each part."""
+    query = context.query
+    table = _table(query.shards, entry)
+    betas = _betas(table, context.manifest, entry)
+    columns = {name: table[name].to_numpy() for name in ("trial", "stimulus", "repeat")}
+    columns["session"] = np.full(len(betas), entry.session, np.int32)
+    columns["role"] = query.split.roles(columns["stimulus"], np.isin(columns["stimulus"], context.shared))
+    chosen, parts, blocks = rule(query.normalise), [], []
+    for roles in query.parts:
+        keep = np.flatnonzero(np.isin(columns["role"], _numbers(roles)))
+        statistics = _moments(chosen, betas, columns["role"], roles)
+        parts.append(_Part({name: values[keep] for name, values in columns.items()}, statistics))
+        blocks.append(betas if len(keep) == len(betas) else betas[keep])
+    return (entry.path, parts, *blocks)
 
 
-def _decode(column: pa.ChunkedArray, manifest: Manifest, subject: int) -> np.ndarray:
-    """Return a session's `(T, V)` numbers from a large-binary column.
+def _table(folder: Folder, entry: FileEntry) -> pa.Table:
+    """Return a session's rows.
+
+    Raises:
+        CorruptFileError, MissingDataError, BadDataError: If the file is not what the manifest says.
+    """
+    table = pq.ParquetFile(pa.BufferReader(read_checked(folder, entry, quick=True))).read()
+    if table.num_rows != entry.rows:
+        raise BadDataError(f"{folder}/{entry.path}: {table.num_rows} rows, its manifest says {entry.rows}")
+    return table
+
+
+def _betas(table: pa.Table, manifest: Manifest, entry: FileEntry) -> np.ndarray:
+    """Return a session's `(T, V)` numbers as a view of its column.
 
     Raises:
         BadDataError: If a trial does not hold V numbers.
     """
-    dtype, voxels = np.dtype(manifest.dtype), manifest.voxels[str(subject)]
-    width, values = voxels * dtype.itemsize, column.combine_chunks()
-    lengths = pc.unique(pc.binary_length(values)).to_pylist()
-    if lengths != [width]:
+    dtype, voxels = np.dtype(manifest.dtype), manifest.voxels[str(entry.subject)]
+    width, column = voxels * dtype.itemsize, table["betas"].combine_chunks()
+    if column.type != pa.binary(width):
         raise BadDataError(
-            f"shards {manifest.digest}: trials of subject {subject} hold {lengths} bytes; its {voxels} voxels of "
-            f"{dtype} make {width}"
+            f"shards {manifest.digest}: trials of subject {entry.subject} hold {column.type}; its {voxels} voxels of "
+            f"{dtype} make {width} bytes"
         )
-    return from_column(values.cast(pa.binary(width)), dtype, (voxels,))
+    return from_column(column, dtype, (voxels,))
+
+
+def _numbers(roles: Sequence[SplitRole]) -> list[int]:
+    """Return the indices of roles."""
+    return [ROLES.index(role) for role in roles]
+
+
+def _moments(chosen: Rule | None, betas: np.ndarray, role: np.ndarray, part: tuple[SplitRole, ...]) -> Moments | None:
+    """Return the moments of the session's trials that a rule looks at for one part."""
+    if chosen is None:
+        return None
+    if chosen.trials == "all":
+        return moments(betas, np.arange(len(betas)))
+    whose = part if chosen.trials == "own" and part == TEST else ("train",)
+    return moments(betas, np.flatnonzero(np.isin(role, _numbers(whose))))
+
+
+@ray.remote(num_cpus=1)
+def _assemble(context: _Context, subject: int, blocks: list[list[Any]], *sessions: list[_Part]) -> Any:  # noqa: ANN401
+    """Return one subject's trials of each part from what was read of its sessions."""
+    query, manifest = context.query, context.manifest
+    voxels = _voxels(query.shards, manifest, subject)
+    axes = [axis for axis in ("x", "y", "z", "vertex") if axis in voxels.column_names]
+    atlases = [name for name in voxels.column_names if name.startswith("atlas:")]
+    numbers = [entry.session for entry in _entries(manifest, subject, query.sessions)]
+    made = []
+    for place, refs in enumerate(blocks):
+        parts = [session[place] for session in sessions]
+        statistics = [part.moments for part in parts if part.moments is not None]
+        mean, scale = scaling(rule(query.normalise), statistics, numbers, voxels.num_rows)
+        if query.normalise == "none":
+            scale *= manifest.scale  # stored numbers to percent signal change
+        made.append(
+            SubjectTrials(
+                subject=subject,
+                coordinates=np.stack([voxels[axis].to_numpy() for axis in axes], axis=1),
+                labels={name.removeprefix("atlas:"): voxels[name].to_numpy() for name in atlases},
+                betas=Betas(tuple(refs)),
+                mean=mean,
+                scale=scale,
+                sessions=np.array(numbers, np.int32),
+                **{name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+            )
+        )
+    return made[0] if len(made) == 1 else tuple(made)
 
 
 def _voxels(folder: Folder, manifest: Manifest, subject: int) -> pa.Table:
@@ -255,43 +235,3 @@ def _voxels(folder: Folder, manifest: Manifest, subject: int) -> pa.Table:
     if table.num_rows != expected:
         raise BadDataError(f"{folder}/{path}: {table.num_rows} voxels, the betas of subject {subject} have {expected}")
     return table
-
-
-def statistics(
-    betas: np.ndarray, session: np.ndarray, sessions: np.ndarray, train: np.ndarray, rule: Normalise
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the inverse standard deviation that z-score each session, from training trials only.
-
-    Args:
-        betas: `(N, V)` raw betas.
-        session: `(N,)` session of each trial.
-        sessions: `(S,)` sorted distinct sessions.
-        train: `(N,)` which trials are training trials.
-        rule: Statistics of each session, of all sessions together, or none (mean 0, scale 1).
-
-    Returns:
-        Two `(S, V)` float32 arrays. The scale of a constant voxel is 0, so its z-score is 0; constant up to rounding
-        counts as constant.
-
-    Raises:
-        BadDataError: If a session has no training trial, or training betas hold NaN.
-    """
-    shape = (len(sessions), betas.shape[1])
-    mean, scale = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-    if rule == "none":
-        return mean, scale
-    for row, number in enumerate(sessions):
-        chosen = train & (session == number) if rule == "session" else train
-        if not chosen.any():
-            raise BadDataError(f"session {number} has no training trial to normalise by")
-        values = betas[chosen].astype(np.float64)
-        deviation = values.std(axis=0)
-        if not np.isfinite(deviation).all():
-            raise BadDataError(
-                f"session {number}: {int((~np.isfinite(deviation)).sum())} voxels hold NaN in training trials"
-            )
-        average = values.mean(axis=0)
-        varies = deviation > np.finfo(np.float32).eps * np.abs(average)
-        mean[row] = average
-        scale[row] = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
-    return mean, scale

@@ -19,6 +19,7 @@ from PIL import Image
 from bench.data.datasets.base import Dataset, Trials, VoxelTable
 from bench.data.shards import (
     FileEntry,
+    crc32,
     read_checked,
     session_path,
     stimuli_table,
@@ -27,7 +28,7 @@ from bench.data.shards import (
     voxels_table,
 )
 from bench.errors import BadDataError, CorruptFileError
-from bench.storage import Folder
+from bench.storage import Folder, parquet
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +63,17 @@ def write_session(
         _check_session(read, shown, read.betas, len(voxels.coordinates), f"subject {subject}, session {session}")
         table = trials_table(read.trial, read.stimulus, read.repeat, read.betas)
         metadata = {BYTES_READ: str(read.bytes_read).encode()}
-        size, sha256 = folder.write_table(path, table.replace_schema_metadata(metadata))
-        return FileEntry(path, table.num_rows, size, sha256, subject, session), read.bytes_read
+        made = parquet(table.replace_schema_metadata(metadata))
+        folder.write_bytes(path, made)
+        return entry_of(path, made, table.num_rows, subject, session), read.bytes_read
     bytes_read = int(pq.read_schema(pa.BufferReader(content)).metadata[BYTES_READ])
     return entry_of(path, content, len(shown.trial), subject, session), bytes_read
 
 
-def entry_of(path: str, content: bytes, rows: int, subject: int = 0, session: int = 0) -> FileEntry:
+def entry_of(path: str, content: bytes | pa.Buffer, rows: int, subject: int = 0, session: int = 0) -> FileEntry:
     """Return the manifest entry of a file's content."""
-    return FileEntry(path, rows, len(content), hashlib.sha256(content).hexdigest(), subject, session)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return FileEntry(path, rows, len(content), sha256, subject, session, crc32(content))
 
 
 def _kept(folder: Folder, path: str, shown: Trials, width: int) -> bytes | None:

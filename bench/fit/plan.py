@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bench import options, registry
 from bench.data.splits import Split
+from bench.data.stream_rules import Averaging, Normalise
 from bench.errors import OptionError, UnknownNameError
 from bench.identity import digest
 from bench.recipe import HeadSpec, Recipe, Stage
@@ -32,6 +33,7 @@ class FitPlan:
         sessions: Sessions it may see, None for all.
         split: The split's name, version and validation share.
         normalise: z-scoring rule of the betas.
+        averaging: What a training sample is.
         seed: Seed of the fit.
         control: `shuffled` refits on permuted pairs.
         parent: Address of the fit whose state it starts from, or None.
@@ -44,10 +46,11 @@ class FitPlan:
     shards: str
     sessions: tuple[int, ...] | None
     split: dict[str, Any]
-    normalise: Literal["session", "subject", "none"]
+    normalise: Normalise
     seed: int
     control: Control = "none"
     parent: str | None = None
+    averaging: Averaging = "single"
 
     @property
     def id(self) -> str:
@@ -102,6 +105,7 @@ def plan_stage(
         sessions=sessions,
         split=asdict(Split()),
         normalise=stage.normalise,
+        averaging=stage.averaging,
         seed=seed,
         control=control,
         parent=parent.id if parent else None,

@@ -24,7 +24,7 @@ def cache_key(encoder: Encoder, plan: FitPlan) -> str:
     named = {name: plan.options[name] for name in encoder.precompute_options}
     rois = {name: spec["roi"] for name, spec in plan.heads.items()}
     pairs = plan.seed if plan.control == "shuffled" else None
-    inputs = [plan.subjects, plan.shards, plan.sessions, plan.split, plan.normalise, rois, pairs]
+    inputs = [plan.subjects, plan.shards, plan.sessions, plan.split, plan.normalise, plan.averaging, rois, pairs]
     return digest({"precompute": 1, "encoder": plan.encoder, "options": named, "inputs": inputs})
 
 

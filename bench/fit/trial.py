@@ -21,7 +21,8 @@ import torch
 
 from bench import options, registry
 from bench.data import roi
-from bench.data.stream import SubjectTrials
+from bench.data.stream_resident import resident
+from bench.data.stream_trials import SubjectTrials
 from bench.errors import BadDataError, MissingDataError
 from bench.fit.plan import FitPlan
 from bench.fit.precompute import precomputed
@@ -101,7 +102,7 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
     folder.write_json("plan.json", plan)
     encoder = build_encoder(plan)
     heads = make_heads(plan, inputs)
-    data = _streams(plan, inputs)
+    data = _streams(plan, inputs, device)
     clock, steps = _Clock(), _Counter(report)
     with tempfile.TemporaryDirectory() as scratch, _checkpoints(folder, Path(scratch)) as (kept, push):
         runtime = Runtime(
@@ -187,24 +188,26 @@ def _columns(head: str, expression: str, inputs: FitInputs) -> dict[int, np.ndar
     return found
 
 
-def _streams(plan: FitPlan, inputs: FitInputs) -> dict[int, SubjectStream]:
+def _streams(plan: FitPlan, inputs: FitInputs, device: torch.device) -> dict[int, SubjectStream]:
     """Return the batches of each subject, joined with the heads' targets.
 
     Raises:
         BadDataError: If test trials are among the inputs: fitting never sees them.
     """
-    streams = {}
-    shuffle = plan.seed if plan.control == "shuffled" else None
-    for subject in plan.subjects:
-        trials = inputs.subjects[subject]
+    targets = {
+        name: inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
+        for name, spec in plan.heads.items()
+    }
+    subjects = {subject: inputs.subjects[subject] for subject in plan.subjects}
+    for subject, trials in subjects.items():
         if len(trials.rows("test")):
             raise BadDataError(f"subject {subject}: {len(trials.rows('test'))} test trials were handed to a fit")
-        targets = {
-            name: inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
-            for name, spec in plan.heads.items()
-        }
-        streams[subject] = SubjectStream(trials, targets, shuffle, inputs.label_names)
-    return streams
+    place = resident(device, subjects.values(), [table.values for table in targets.values()])
+    shuffle = plan.seed if plan.control == "shuffled" else None
+    return {
+        subject: SubjectStream(trials, targets, shuffle, inputs.label_names, plan.averaging, place)
+        for subject, trials in subjects.items()
+    }
 
 
 def _selection_score(encoder: Encoder, data: Mapping[int, SubjectStream], heads: list[Head]) -> float | None:
