@@ -12,7 +12,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,10 +185,19 @@ def read_member(path: Path, name: str) -> np.ndarray:
     return values.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def read_member_rows(path: Path, name: str, rows: Sequence[int]) -> np.ndarray:
-    """Return some rows of an array of a `.npz` archive, in their order; a few of its rows are in memory at once.
+def read_member_rows(
+    path: Path, name: str, rows: Sequence[int], convert: Callable[[np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+    """Return some rows of an array of a `.npz` archive, in their order, each converted as it comes by.
 
-    The whole member is read nevertheless: only at its end does its checksum tell damage.
+    Only a few megabytes of the array are in memory at once, and what was converted. The whole member is read
+    nevertheless: only at its end does its checksum tell damage.
+
+    Args:
+        path: The archive.
+        name: The array's name.
+        rows: Rows of the array.
+        convert: Makes of some rows `(n, ...)` what is kept of them, `(n, ...)`.
 
     Raises:
         MissingDataError: If there is no such array.
@@ -202,15 +211,17 @@ def read_member_rows(path: Path, name: str, rows: Sequence[int]) -> np.ndarray:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < count:
             raise BadDataError(f"{path}: array {name!r} has {count} rows, not {wanted.min()} to {wanted.max()}")
-        result = np.empty((len(wanted), *header.shape[1:]), header.dtype)
+        kept: dict[int, np.ndarray] = {}
         step = max(1, BLOCK_BYTES // max(header.row_bytes, 1))
         for start in range(0, count, step):
             stop = min(start + step, count)
             block = np.frombuffer(_exactly(file, (stop - start) * header.row_bytes), header.dtype)
-            inside = np.flatnonzero((wanted >= start) & (wanted < stop))
-            result[inside] = block.reshape(stop - start, *header.shape[1:])[wanted[inside] - start]
+            inside = np.unique(wanted[(wanted >= start) & (wanted < stop)])
+            if len(inside):
+                values = convert(block.reshape(stop - start, *header.shape[1:])[inside - start])
+                kept |= dict(zip(inside.tolist(), values, strict=True))
         file.read(1)
-    return result
+    return [kept[int(row)] for row in wanted]
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:

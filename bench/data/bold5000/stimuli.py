@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from bench.data.bold5000 import layout
 from bench.data.bold5000.design import kind_of
 from bench.data.nsd.stimuli import read_captions
+from bench.data.pictures import decode
 from bench.data.source_files import SourceFiles
 from bench.errors import CorruptFileError, MissingDataError
 
@@ -33,19 +32,6 @@ def read_picture(files: SourceFiles, name: str) -> np.ndarray:
     key = f"{layout.PICTURES}/{kind_of(name)}/{name}"
     with files.open(key) as file:
         return decode(file.range(0, files.size(key)), files.where(key))
-
-
-def decode(content: bytes, where: str) -> np.ndarray:
-    """Return an encoded picture as `(H, W, 3)` uint8 RGB.
-
-    Raises:
-        CorruptFileError: If it is truncated or no picture.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptFileError(f"{where} cannot be read as a picture: {error}") from None
 
 
 def coco_id(name: str) -> int | None:
