@@ -8,25 +8,17 @@ the brain. ROI arrays are `(trials of all sessions, voxels)`, one file an ROI an
 from __future__ import annotations
 
 import abc
-import gzip
-import io
-import zlib
 from collections.abc import Mapping
 
-import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from bench.data import numpy_files
-from bench.data.bold5000 import layout
-from bench.data.nsd import volumes
-from bench.data.source_files import RangeFile, SourceFiles
-from bench.errors import BadDataError, CorruptFileError, MissingDataError
+from bench.data.bold5000 import layout, volumes
+from bench.data.source_files import SourceFiles
+from bench.errors import BadDataError, MissingDataError
 
 LABELS = {"LH": 1, "RH": 2}
 """Label numbers of every ROI's atlas: its voxels in the left and in the right hemisphere."""
-LARGEST_READ = 1 << 23
 
 
 class Betas(abc.ABC):
@@ -111,12 +103,12 @@ class Volumes(Betas):
         masks = self.masks(subject)
         # Right first, so that the left overwrites it: the order in which NSD's own volumes are filled.
         for (roi, hemisphere), key in sorted(masks.items(), key=lambda item: item[0][1], reverse=True):
-            mask = volumes.read_labels(self.files.local(key)) > 0
+            mask = volumes.read_mask(self.files.local(key))
             labels = result.setdefault(roi, np.zeros(mask.shape, np.int16))
             self._fits(mask, labels, key)
             labels[mask] = LABELS[hemisphere]
         if self.files.exists(key := layout.brain_mask(subject)):
-            result["brainmask"] = (volumes.read_labels(self.files.local(key)) > 0).astype(np.int16)
+            result["brainmask"] = volumes.read_mask(self.files.local(key)).astype(np.int16)
         shapes = {roi: labels.shape for roi, labels in result.items()}
         if len(set(shapes.values())) > 1:
             raise BadDataError(f"the masks of CSI{subject} in {self.files.root} differ in shape: {shapes}")
@@ -134,62 +126,9 @@ class Volumes(Betas):
     def read(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> np.ndarray:
         """Return the betas of some voxels; no more than one trial's volume is ever in memory."""
         key = self.file(subject, session)
-        box = volumes.shape_of(self.files.local(next(iter(self.masks(subject).values()))))
+        box = volumes.read_mask(self.files.local(next(iter(self.masks(subject).values())))).shape
         with self.files.open(key) as file:
-            return read_volume(file, coordinates, box, rows.stop - rows.start)
-
-
-def read_volume(file: RangeFile, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> np.ndarray:
-    """Return the betas of some voxels from a gzipped NIfTI volume, `(trials, V)` float32.
-
-    Args:
-        file: The open file.
-        coordinates: `(V, 3)` voxel indices x, y, z on the NIfTI axes, in any order.
-        box: `(X, Y, Z)` shape of the masks.
-        trials: Trials of the session in the design.
-
-    Raises:
-        CorruptFileError: If it is not NIfTI, truncated or damaged.
-        BadDataError: If its type, shape or scaling are not BOLD5000's.
-    """
-    try:
-        with gzip.open(io.BufferedReader(file, LARGEST_READ)) as stream:
-            header = nibabel.Nifti1Header.from_fileobj(stream)
-            _check_header(header, (*box, trials), file)
-            stream.seek(int(header["vox_offset"]))
-            flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
-            result = _trial_by_trial(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
-            # Beyond the last trial: gzip compares its checksum where the stream ends.
-            if stream.read(1):
-                raise CorruptFileError(f"{file} holds more than its header says")
-    except (OSError, EOFError, zlib.error, HeaderDataError, WrapStructError, ValueError) as error:
-        raise CorruptFileError(f"{file} cannot be read as NIfTI: {error}") from None
-    return result
-
-
-def _trial_by_trial(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: int, dtype: np.dtype) -> np.ndarray:
-    """Take the voxels at flat positions out of each trial's volume."""
-    result = np.empty((trials, len(flat)), dtype="<f4")
-    for trial in range(trials):
-        content = stream.read(voxels * dtype.itemsize)
-        if len(content) != voxels * dtype.itemsize:
-            raise EOFError(f"it ends in trial {trial + 1} of {trials}")
-        result[trial] = np.frombuffer(content, dtype)[flat]
-    return result
-
-
-def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], file: RangeFile) -> None:
-    """Compare type, shape and scaling of a betas volume with BOLD5000's."""
-    dtype, came = header.get_data_dtype(), tuple(header.get_data_shape())
-    if dtype.kind != "f" or dtype.itemsize != 4:
-        raise BadDataError(f"{file} holds betas of {dtype}; BOLD5000's volumes are float32 percent signal change")
-    if came != expected:
-        hint = ": the axes are in another order" if sorted(came) == sorted(expected) else ""
-        raise BadDataError(f"{file} holds betas {came}, masks and design need {expected} (x, y, z, images){hint}")
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # NIfTI: a slope of 0 means no scaling at all; nibabel writes NaN for the same.
-    if (slope not in (0.0, 1.0) and not np.isnan(slope)) or (slope == 1.0 and intercept != 0.0):
-        raise BadDataError(f"{file} has scl_slope {slope}, scl_inter {intercept}; BOLD5000's betas have none")
+            return volumes.read_betas(file, coordinates, box, rows.stop - rows.start)
 
 
 class RoiArrays(Betas):
