@@ -62,7 +62,7 @@ class _Forms:
     def gram(self, alpha: float) -> torch.Tensor:
         """Return `(r, r)` N."""
         weighted = self._weighted(alpha)
-        size, width = weighted.shape[1], _panel_width(weighted.shape[1])
+        size, width = weighted.shape[1], panel_width(weighted.shape[1])
         gram = torch.zeros(size, size, dtype=weighted.dtype, device=weighted.device)
         # Only the upper triangle is multiplied out.
         for start in range(0, size, width):
@@ -153,7 +153,7 @@ class TargetForms(EachTarget):
         return torch.stack([_squared_length(panels, sums.cross) for panels in self._panels]) / self._count
 
 
-def _panel_width(size: int) -> int:
+def panel_width(size: int) -> int:
     """Return how many rows of a triangle are multiplied at once: few operations wasted, products wide enough."""
     return max(_NARROWEST, -(-size // _PANELS))
 
@@ -164,7 +164,7 @@ def _triangle(forms: _Forms, alpha: float) -> list[torch.Tensor]:
     if int(failed):
         return []
     upper *= forms.kept(alpha)
-    width = _panel_width(upper.shape[0])
+    width = panel_width(upper.shape[0])
     return [upper[start : start + width, start:].clone() for start in range(0, upper.shape[0], width)]
 
 

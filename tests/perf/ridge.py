@@ -1,6 +1,6 @@
 """Ridge against himalaya and scikit-learn: same data, alphas, criterion and threads, one process a measurement.
 
-python tests/perf/ridge.py [--rows 1500] [--rounds 3]
+python tests/perf/ridge.py [--rows 1500] [--rounds 3] [--threads 2] [--only loo-head sklearn-loo]
 
 Shapes are Brain-Diffuser's (8,859 rows, 15,724 voxels, 91,168 targets) scaled to `--rows`. Each round runs every side
 once, so that what else the machine does falls on all of them; the best round of a side counts. CPU seconds stand beside
@@ -27,7 +27,7 @@ import torch
 from encoders.base import Batch, Head, Runtime
 from encoders.penalties import folds_by_stimulus
 from encoders.ridge import Ridge, RidgeOptions
-from encoders.ridge_forms import _panel_width
+from encoders.ridge_forms import panel_width
 
 ROWS, VOXELS, TARGETS = 8859, 15724, 91168
 ALPHAS = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(0, 6, 13))
@@ -195,7 +195,7 @@ def bound(side: str, rows: int) -> dict[str, float]:
     """
     n, v, d = rows, round(rows * VOXELS / ROWS), round(rows * TARGETS / ROWS)
     products = 2 * n * n * v * 2 + 2 * n * n * d
-    width = _panel_width(n)
+    width = panel_width(n)
     triangle = sum(min(width, n - start) * (n - start) for start in range(0, n, width))
     each = 2 * n * triangle + (4 * n**3 / FOLDS if side.startswith("kfold") else 0)
     if side.endswith("target") and not side.startswith("gcv"):
@@ -299,7 +299,7 @@ def main() -> None:
             held = best.get(side, row)
             row |= {clock: min(row[clock], held[clock]) for clock in ("wall", "cpu")}
             best[side] = row
-            print(f"{side}: {row['wall']:.2f} s", file=sys.stderr)
+            print(json.dumps({"side": side, **row}), file=sys.stderr, flush=True)
     report(best)
 
 
