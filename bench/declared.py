@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench import options, post
 from bench.data import training_sets
+from bench.data.stream_rules import leaks
 from bench.errors import OptionError
 from bench.record_parts import Step
 
@@ -121,7 +122,9 @@ def open_reasons_of(recipe: Recipe) -> list[str]:
             }
             reasons.append(f"render node {name!r} selects one of {recipe.samples} samples by {how[node.select.by]}")
     leaky = [name for name in recipe.post if post.step(name).uses_test_statistics]
-    return reasons + [f"post step {name!r} uses statistics of the test predictions" for name in leaky]
+    reasons += [f"post step {name!r} uses statistics of the test predictions" for name in leaky]
+    scored = [stage for stage in recipe.stages if leaks(stage.normalise)]
+    return reasons + [f"stage {stage.name!r} z-scores with statistics of test trials" for stage in scored]
 
 
 def described(step: Mapping[str, Any]) -> str:

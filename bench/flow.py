@@ -82,7 +82,7 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
     opened = _open(settings, recipes, shards, clock)
     claim(settings, recipes)
     fitted = _fit(settings, recipes, opened, clock)
-    winner = max(fitted, key=lambda f: (f.score, f.recipe.name))
+    winner = max(fitted, key=lambda f: (not f.recipe.selects_by_truth, f.score, f.recipe.name))
     fitted = [*fitted, _shuffled(settings, winner, opened, clock)]
     jobs = _predict(settings, fitted, opened, clock)
     images, oracle = _render(settings, fitted, winner, jobs, opened, clock)

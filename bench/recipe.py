@@ -93,6 +93,11 @@ class Recipe:
         return declared.open_reasons_of(self)
 
     @property
+    def selects_by_truth(self) -> bool:
+        """Whether samples are chosen by the true picture: an oracle, which leads no board and bounds no other row."""
+        return any(node.select.by == "truth" for node in self.render.values() if node.select)
+
+    @property
     def targets(self) -> list[str]:
         """Targets `<generator>.<target>` whose true values the recipe needs: of its heads and its selections."""
         heads = {head.target for stage in self.stages for head in stage.heads.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from bench.board.markdown import markdown
 from bench.data import training_sets
 from bench.data.leakage import audit, audit_declaration, audit_training_sets, generators_of
 from bench.data.splits import ROLES
+from bench.data.stream_rules import Normalise
 from bench.data.training_sets import TRAINING_SETS, overlap
 from bench.declared import Declaration, described, parse, steps_of
 from bench.errors import OptionError, UnknownNameError
@@ -141,6 +143,11 @@ def test_selection_by_truth_excludes_and_by_brain_does_not():
     assert audit(selecting(BRAIN), [trials_of(1)], TEST) == ()
 
 
+def test_selection_by_truth_leads_no_board():
+    assert [selecting(each).selects_by_truth for each in (TRUTH, BRAIN)] == [True, False]
+    assert not CLEAN.selects_by_truth
+
+
 def test_selection_is_declared_and_opens_the_division():
     assert selecting(TRUTH).open_reasons == [
         "render node 'out' selects one of 4 samples by the true picture in tiny-diffusion.latent"
@@ -169,16 +176,17 @@ def test_a_fit_that_could_read_the_test_split_is_found():
     assert finding.evidence == {"subject": 1, "trials": 3}
 
 
-@pytest.mark.parametrize("rule", ["session", "subject", "none"])
-def test_rules_with_training_statistics_are_clean(rule):
-    assert audit(dataclasses.replace(CLEAN, stages=(dataclasses.replace(STAGE, normalise=rule),)), [], TEST) == ()
-
-
-def test_any_other_rule_of_z_scoring_counts_as_leaky():
-    leaky = dataclasses.replace(STAGE, normalise="session-with-test")
-    (finding,) = audit(dataclasses.replace(CLEAN, stages=(leaky,)), [], TEST)
-    assert (finding.name, finding.excludes) == ("test-statistics", True)
-    assert finding.evidence == {"stage": "fit", "normalise": "session-with-test"}
+def test_rules_of_z_scoring_that_use_test_trials_are_found():
+    found = {}
+    for rule in get_args(Normalise):
+        changed = dataclasses.replace(CLEAN, stages=(dataclasses.replace(STAGE, normalise=rule),))
+        findings = audit(changed, [], TEST)
+        assert len(changed.open_reasons) == len(findings)
+        found[rule] = [(f.name, f.excludes, f.evidence) for f in findings]
+    leaky = {rule for rule, findings in found.items() if findings}
+    assert leaky == {"session-all", "global-own"}
+    for rule in leaky:
+        assert found[rule] == [("test-statistics", True, {"stage": "fit", "normalise": rule})]
 
 
 # -- pictures made elsewhere -------------------------------------------------------------------------------------------

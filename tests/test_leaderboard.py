@@ -11,10 +11,13 @@ from board_records import COLUMNS, CONTROLS, controls, dataset, draw, protocol, 
 
 from bench.board import ranking
 from bench.board.build import UNTRAINED, build, validate
+from bench.board.markdown import markdown
 from bench.board.rows import normalised
+from bench.board.terminal import print_table
+from bench.board.text import latents as latents_of
 from bench.errors import BadDataError, CorruptFileError
 from bench.identity import canonical_json
-from bench.record import Column, Failure, Finding, MetricValue, ModelSize
+from bench.record import Column, Failure, Finding, LatentScore, MetricValue, ModelSize
 from eval import statistics
 from eval.statistics_crossed import contributions
 from eval.statistics_paired import holm, sign_flip
@@ -278,6 +281,35 @@ def test_notes_of_the_audit_cost_no_rank(pairs):
     (row, *_) = board["tables"][0]["rows"]
     assert (row["name"], row["rank"], row["role"], row["leakage"][0]["excludes"]) == ("noted", 1, "system", False)
     assert board["excluded"] == []
+
+
+def test_latents_are_shown_beside_their_noise_ceiling(capsys):
+    latents = [LatentScore(s, "z", "test correlation", 0.1 * s, 0.4, 0.25 * s) for s in (1, 2)]
+    others = [
+        LatentScore(1, "all heads", "validation correlation", 0.7),
+        LatentScore(1, "text", "test correlation", 0.3),
+    ]
+    pairs = [scored("ridge", draw(0.5), latents=(*latents, *others)), *controls()]
+    board = board_of(pairs)
+    assert latents_of(board["tables"][0]) == [
+        ("ridge", "text", pytest.approx(0.3), None, None),
+        ("ridge", "z", pytest.approx(0.15), pytest.approx(0.4), pytest.approx(0.375)),
+    ]
+    text = markdown(board)
+    assert "| ridge | z | 0.150 | 0.400 | 0.375 |" in text
+    assert "| ridge | text | 0.300 |  |  |" in text
+    print_table(board)
+    shown = capsys.readouterr().out
+    assert "ridge: test correlation of z 0.150 (noise ceiling 0.400, 38% of it)" in shown
+    assert "ridge: test correlation of text 0.300 (no noise ceiling)" in shown
+
+
+def test_the_board_prints_chance_and_shares_between_floor_and_ceiling(pairs):
+    text = markdown(board_of(pairs))
+    assert "| – | *expected by chance* | 0.000 | – | 0.500 | 0.500 | 1.000 |" in text  # noqa: RUF001 - the dash of text
+    (table,) = board_of(pairs)["tables"]
+    shares = [table["rows"][0]["metrics"][column.name]["normalised"] for column in COLUMNS]
+    assert f"| mlp | {' | '.join(f'{share:.2f}' for share in shares)} |" in text
 
 
 def test_failed_records_are_excluded_with_their_reason(pairs):
