@@ -230,6 +230,7 @@ def test_the_published_file_has_these_entries():
 
 
 @pytest.mark.fullsize
+@pytest.mark.timeout(1800)
 def test_one_step_at_full_size():
     """Every random weight of the published size, tokens of a picture, one denoising step at 512 px, bfloat16."""
     generator = Chosen(NAME, {"untrained": True, "steps": 1, "precision": "bfloat16"}).load(CPU)

@@ -353,6 +353,7 @@ def test_parameters_at_full_size():
 
 
 @pytest.mark.fullsize
+@pytest.mark.timeout(1800)
 def test_one_step_at_full_size():
     """Every random weight of the published size, one denoising step at 512 px, float32."""
     generator = Chosen(NAME, {"untrained": True, "steps": 1, "strength": 1.0}).load(CPU)
@@ -361,5 +362,5 @@ def test_one_step_at_full_size():
     assert encoded["z"].shape == (1, 4, 40, 40) and encoded["text"].shape == (1, 77, 768)
     pictures = generator.render(encoded, [0])
     assert pictures.shape == (1, 3, 512, 512) and pictures.float().std() > 0
-    tokens = generator.networks.tokenizer("an aeroplane in the sky").input_ids
-    assert tokens[0] == 49406 and tokens[-1] == 49407 and len(tokens) == 7
+    tokens = generator.networks.tokenizer("a photo of a cat").input_ids
+    assert tokens == [49406, 320, 1125, 539, 320, 2368, 49407]  # as OpenAI's own tokenizer gives them
