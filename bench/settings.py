@@ -12,7 +12,14 @@ from bench.identity import plain
 from bench.storage import Folder
 
 SWEEP_FILE = "sweep.json"
-DEFAULT_RECIPES = ("tiny-ridge", "tiny-braid-mlp", "tiny-knn")
+DEFAULT_RECIPES = (
+    "tiny-ridge",
+    "tiny-braid-mlp",
+    "tiny-knn",
+    "tiny-takagi",
+    "tiny-brain-diffuser",
+    "tiny-ip-adapter",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,224 @@
+"""The tiny guided model as a generator: pictures from caption tokens and image tokens, from noise or by img2img."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from bench.errors import BadDataError, UnknownNameError
+from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators.frozen import seeded
+from bench.generators.tiny_diffusion import latent_space
+from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE
+from bench.generators.tiny_diffusion.latent_space import STARTS, Guess, LatentSpace, check_counts, checked
+from bench.generators.tiny_diffusion.weight_files import WeightFiles
+from bench.generators.tiny_guided.architecture import TEXT_SHAPE, TOKENS_SHAPE, ImageTokeniser, with_mixed_attention
+
+WEIGHTS = WeightFiles(
+    "tiny-guided",
+    Path(__file__).parent / "weights",
+    (
+        "image_tokeniser/model.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ),
+)
+"""The files of this model alone: its VAE is tiny-diffusion's."""
+CONDITIONS = {
+    "text": InputSpec(TEXT_SHAPE, oracle="text", required=False),
+    "tokens": InputSpec(TOKENS_SHAPE, oracle="tokens", required=False),
+}
+_RENDER_ONLY = {"stage": "render"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a recipe may set; all of it is about rendering, none of it changes targets.
+
+    Attributes:
+        steps: DDIM steps of the whole schedule (Song et al. 2021).
+        strength: Part of the schedule that a start (`latent` or `image`) is noised and denoised again; without a start
+            all steps are taken, from pure noise.
+        guidance: Scale of classifier-free guidance (Ho & Salimans 2022): 1 is none, 0 ignores text and tokens.
+        mixing: Share of the text against the image tokens, as Brain-Diffuser's: 0 is image tokens alone, 1 text alone
+            (Versatile Diffusion's mixed ratio is the rest). It counts where both are given; one alone has all of it.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=8, metadata=_RENDER_ONLY)
+    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.8, metadata=_RENDER_ONLY)
+    guidance: Annotated[float, Field(ge=0, le=50)] = field(default=2.0, metadata=_RENDER_ONLY)
+    mixing: Annotated[float, Field(ge=0, le=1)] = field(default=0.4, metadata=_RENDER_ONLY)
+
+
+class TinyGuided(Generator):
+    """A latent diffusion UNet that text and image tokens guide, trained on the simulator's scenes by `train.py`.
+
+    It has tiny-diffusion's VAE and thus its latents. Text tokens are the last hidden states of a small CLIP text
+    encoder, averaged over a stimulus's captions (Takagi & Nishimoto 2023; Ozcelik & VanRullen 2023). Image tokens come
+    from a resampler as IP-Adapter-Plus has it (Ye et al. 2023). A condition that is not given is its null value: the
+    encoding of a text without words, tokens of zeros.
+    """
+
+    version: ClassVar[int] = 1
+    Options: ClassVar[type] = Options
+    targets: ClassVar[Mapping[str, TargetSpec]] = {
+        "latent": TargetSpec(LATENT_SHAPE),
+        "text": TargetSpec(TEXT_SHAPE, needs=("captions",)),
+        "tokens": TargetSpec(TOKENS_SHAPE),
+    }
+    inputs: ClassVar[Mapping[str, InputSpec]] = {**STARTS, **CONDITIONS}
+    trained_on: ClassVar[tuple[str, ...] | None] = ("simulated-scenes",)
+
+    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+        """Load the shipped weights.
+
+        Raises:
+            MissingWeightsError: If a weight file is not there.
+        """
+        super().__init__(options, device)
+        WEIGHTS.check()
+        from diffusers import UNet2DConditionModel
+        from tokenizers import Tokenizer
+        from transformers import CLIPTextModel
+
+        self.space = LatentSpace(self.options.steps, self.options.strength, device)
+        with seeded():  # the random weights that are replaced at once; the draws of others go on as they were
+            unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(WEIGHTS.folder / "unet"))
+            unet, tokeniser = with_mixed_attention(unet), ImageTokeniser()
+        # Not by diffusers' own loader, which does not know the maps of `MixedAttention`.
+        self.unet = WEIGHTS.fill(unet, "unet/diffusion_pytorch_model.safetensors", device)
+        self.words = Tokenizer.from_file(str(WEIGHTS.folder / "tokenizer/tokenizer.json"))
+        self.text_encoder = WEIGHTS.load(CLIPTextModel, "text_encoder", device)
+        self.tokeniser = WEIGHTS.fill(tokeniser, "image_tokeniser/model.safetensors", device)
+        self.nulls = {"text": self._text([[""]]), "tokens": torch.zeros(1, *TOKENS_SHAPE, device=device)}
+
+    @classmethod
+    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+        """Return the sha256 of tiny-diffusion's VAE files and this model's own, whatever the options."""
+        total = hashlib.sha256()
+        for files in (latent_space.WEIGHTS, WEIGHTS):
+            total.update(bytes.fromhex(files.digest()))
+        return total.hexdigest()
+
+    @classmethod
+    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+        """Return the size of all networks, tiny-diffusion's VAE among them, whatever the options."""
+        vae, own = latent_space.WEIGHTS.size(), WEIGHTS.size()
+        return WeightsSize(vae.parameters + own.parameters, vae.bytes + own.bytes)
+
+    def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return latents, text tokens and image tokens: none is a sample, so seeds change nothing.
+
+        Raises:
+            UnknownNameError: If a name is not a target.
+            BadDataError: If text is asked for and a stimulus has no caption.
+        """
+        for name in names:
+            if name not in self.targets:
+                raise UnknownNameError("target", name, self.targets, "generator 'tiny-guided'")
+        found: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            if {"latent", "tokens"} & set(names):
+                found["latent"] = self.space.encode(stimuli.images)
+            if "tokens" in names:
+                found["tokens"] = self.tokeniser(found["latent"])
+            if "text" in names:
+                found["text"] = self._text(stimuli.captions)
+        return {name: found[name].cpu() for name in names}
+
+    def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        """Make pictures from what is given: a start, conditions, or both.
+
+        Args:
+            inputs: At most one start, `latent` `(B, 4, 16, 16)` or `image` `(B, 3, H, W)` uint8; and conditions, `text`
+                `(B, 32, 64)` and `tokens` `(B, 8, 64)`.
+            seeds: One a picture.
+
+        Returns:
+            `(B, 3, 64, 64)` uint8 on the CPU.
+
+        Raises:
+            ValueError: If nothing or both starts are given, or a shape or value cannot be right.
+        """
+        starts = _starts(inputs)
+        check_counts(inputs, seeds)
+        with torch.no_grad():
+            guess = self._guided(inputs, len(seeds))
+            if not starts:
+                return self.space.decode(self.space.draw(seeds, guess))
+            start = self.space.start(starts[0], inputs[starts[0]])
+            return self.space.decode(self.space.redraw(start, seeds, guess))
+
+    def _text(self, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+        """Return text tokens `(B, 32, 64)`, each the mean over a stimulus's captions.
+
+        Raises:
+            BadDataError: If a stimulus has none.
+        """
+        if bare := [place for place, texts in enumerate(captions) if not texts]:
+            raise BadDataError(f"tiny-guided: text needs captions, and stimuli {bare[:5]} of this batch have none")
+        encoded = self.words.encode_batch([text for texts in captions for text in texts])
+        ids = torch.tensor([each.ids for each in encoded], device=self.device)
+        with torch.no_grad():
+            states = self.text_encoder(input_ids=ids).last_hidden_state
+        return torch.stack([each.mean(0) for each in states.split([len(texts) for texts in captions])])
+
+    def _guided(self, inputs: Mapping[str, torch.Tensor], count: int) -> Guess:
+        """Return the network that the conditions guide: `null + guidance * (conditioned - null)`."""
+        states = {name: self._condition(name, inputs, count) for name in CONDITIONS}
+        given = torch.cat([states["text"], states["tokens"]], dim=1)
+        null = torch.cat([self.nulls["text"], self.nulls["tokens"]], dim=1).expand(count, -1, -1)
+        share, scale = self._image_share(inputs), self.options.guidance
+        # Nothing to guide by, or the scale leaves one of the two alone: one pass is enough.
+        single = null if scale == 0 or not CONDITIONS.keys() & inputs else given if scale == 1 else None
+
+        def guess(latents: torch.Tensor, step: int) -> torch.Tensor:
+            if single is not None:
+                return self._velocity(latents, step, single, share)
+            both = self._velocity(torch.cat([latents, latents]), step, torch.cat([null, given]), share)
+            without, conditioned = both.chunk(2)
+            return without + scale * (conditioned - without)
+
+        return guess
+
+    def _velocity(self, latents: torch.Tensor, step: int, states: torch.Tensor, image_share: float) -> torch.Tensor:
+        """Return the velocity that the UNet predicts from noisy latents `(B, 4, 16, 16)` and states `(B, 40, 64)`."""
+        shares = torch.full((len(latents), 1, 1), image_share, device=self.device)
+        made = self.unet(latents, step, states, cross_attention_kwargs={"image_share": shares})
+        return made.sample
+
+    def _condition(self, name: str, inputs: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
+        """Return a condition `(B, T, 64)`, checked; its null value where it is not given."""
+        if name not in inputs:
+            return self.nulls[name].expand(count, -1, -1)
+        return checked(name, inputs[name], CONDITIONS[name].shape).to(self.device)
+
+    def _image_share(self, inputs: Mapping[str, torch.Tensor]) -> float:
+        """Return the share of the image tokens: the option's, or all of it for a condition that comes alone."""
+        if ("text" in inputs) == ("tokens" in inputs):
+            return 1.0 - float(self.options.mixing)
+        return float("tokens" in inputs)
+
+
+def _starts(inputs: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return which start is given, none or one.
+
+    Raises:
+        ValueError: If nothing at all is given, both starts, or something else.
+    """
+    allowed = [*STARTS, *CONDITIONS]
+    if not inputs or set(inputs) - set(allowed):
+        raise ValueError(f"tiny-guided renders from some of {allowed}, got {sorted(inputs)}")
+    starts = [name for name in STARTS if name in inputs]
+    if len(starts) > 1:
+        raise ValueError(f"tiny-guided starts from one of 'latent' and 'image', got both: {sorted(inputs)}")
+    return starts

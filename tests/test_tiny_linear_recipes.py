@@ -1,0 +1,84 @@
+"""The published linear systems at laptop size: what their recipes say, and one sweep of them from shards to board."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import recipe, sweep
+from bench.generators.chosen import Chosen
+from bench.settings import DEFAULT_RECIPES
+from bench.storage import Folder
+
+LINEAR = ("tiny-takagi", "tiny-brain-diffuser", "tiny-ip-adapter")
+
+
+def test_the_default_sweep_runs_them() -> None:
+    assert set(LINEAR) <= set(DEFAULT_RECIPES) <= set(recipe.names())
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_they_are_quick_and_closed(name: str) -> None:
+    loaded = recipe.load(name)
+    assert (loaded.search.trials, loaded.samples, loaded.open_reasons) == (1, 1, [])
+    assert {stage.encoder for stage in loaded.stages} == {"ridge"}
+    assert "# Deviations:" in (recipe.FOLDER / f"{name}.yaml").read_text()
+
+
+def test_takagis_heads_see_their_own_voxels() -> None:
+    heads = recipe.load("tiny-takagi").stages[0].heads
+    assert {name: head.roi for name, head in heads.items()} == {"latent": "streams:early", "text": "streams:ventral"}
+
+
+def test_brain_diffuser_has_a_penalty_a_head_and_two_models() -> None:
+    loaded = recipe.load("tiny-brain-diffuser")
+    stage = loaded.stages[0]
+    assert set(stage.options["alpha"]) == set(stage.heads) == {"latent", "tokens", "text"}
+    assert [(name, node.generator) for name, node in loaded.render_order()] == [
+        ("low", "tiny-diffusion"),
+        ("out", "tiny-guided"),
+    ]
+    assert loaded.render["out"].inputs == {"image": "low", "tokens": "tokens", "text": "text"}
+
+
+def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
+    """Starting a deployment costs more than its pictures: equal options let the render stage start one."""
+    nodes = [recipe.load(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
+    one, other = (Chosen(node.generator or "", node.options).identity(render=True) for node in nodes)
+    assert one == other
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_shards: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a sweep over the three. Never change what is in it."""
+    runs = tmp_path_factory.mktemp("linear") / "runs"
+    chosen = ["--recipes", ",".join(LINEAR), "--subjects", "1", "--test-images", "24"]
+    assert sweep.main(["--shards", tiny_shards.uri, "--runs", str(runs), *chosen]) == 0
+    return runs
+
+
+def records(runs: Path) -> dict[str, dict[str, Any]]:
+    """Return every row's record by name."""
+    found = [json.loads(path.read_text()) for path in runs.glob("scores/*/record.json")]
+    return {record["name"]: record for record in found}
+
+
+def test_they_stand_on_the_board(finished: Path) -> None:
+    rows = records(finished)
+    assert set(rows) == {*LINEAR, "shuffled", "mean-image", "chance", "oracle"}
+    assert {rows[name]["division"] for name in LINEAR} == {"closed"}
+    assert {rows[name]["configurations_tried"] for name in LINEAR} == {1}
+    for name in LINEAR:
+        for metric in ("pixcorr", "scene-low"):
+            assert rows[name]["metrics"][metric]["value"] > rows["chance"]["metrics"][metric]["value"]
+
+
+def test_the_second_models_start_is_the_first_models_picture(finished: Path) -> None:
+    images = records(finished)["tiny-brain-diffuser"]["identity"]["images"]["1"]
+    start = images["description"]["inputs"]["image"]
+    low = json.loads((finished / "images" / start / "images.json").read_text())
+    assert low["identity"]["node"]["generator"] == "tiny-diffusion"
+    assert low["identity"]["source"] == images["description"]["source"]
