@@ -263,3 +263,43 @@ def test_a_picture_given_many_times_passes_the_network_once():
     features = Extractor(network, torch.nn.Conv2d(3, 3, 1), None, None, 2)(pictures[order], ["sum"])["sum"]
     torch.testing.assert_close(features, (pictures.float() / 255).sum((2, 3))[order])
     assert sum(seen) == 3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.float64, 1e-5)])
+def test_half_and_double_pictures_give_the_same_scores(pictures, scores, dtype, tolerance):
+    again = score(pictures[0][:, 0].to(dtype), pictures[1].to(dtype), "scenes-1")
+    for name in ("pixcorr", "ssim", "scene-mid-dist", "scene-high-dist"):
+        assert again[name].value == pytest.approx(scores[name].value, abs=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_is_near_and_on_the_result(pictures, scores, precision):
+    reduced = score(pictures[0][:, 0], pictures[1], "scenes-1", precision=precision)
+    assert (scores.precision, reduced.precision) == ("float32", precision)
+    assert reduced.to_table().schema.metadata[b"precision"] == precision.encode()
+    np.testing.assert_array_equal(reduced.per_image["ssim"], scores.per_image["ssim"])  # no network, no change
+    distances = [name for name in COLUMNS if name.endswith("-dist")]
+    for name in distances:
+        assert reduced[name].value == pytest.approx(scores[name].value, abs=1e-3)
+    assert any((reduced.per_image[name] != scores.per_image[name]).any() for name in distances)
+
+
+def test_precisions_do_not_share_cached_features(pictures):
+    cache = {}
+    for precision in ("float32", "bfloat16"):
+        score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache, precision=precision)
+    assert len(cache) == 8
+
+
+def test_unknown_precision_and_exchanged_sides_are_named(pictures):
+    with pytest.raises(ValueError, match=r"unknown precision 'bf16', allowed: .*did you mean 'bfloat16'"):
+        score(pictures[0], pictures[1], "scenes-1", precision="bf16")
+    with pytest.raises(ValueError, match=r"\(64, 48\) high and wide, the truth \(48, 64\): height and width look"):
+        score(pictures[0][..., :48], pictures[1][..., :48, :], "scenes-1")
+
+
+def test_the_first_step_done_once_or_each_time_is_the_same(pictures, scores, monkeypatch):
+    monkeypatch.setattr("eval.job.MOST_BYTES", 0)
+    each_time = score(pictures[0][:, 0], pictures[1], "scenes-1")
+    for name in COLUMNS:
+        np.testing.assert_allclose(each_time.per_image[name], scores.per_image[name], atol=1e-6)

@@ -31,8 +31,6 @@ from torchvision import transforms
 from eval.images import Resize
 from eval.metrics.correlation_distance import correlation_distance
 from eval.metrics.identification import two_way_identification
-from eval.metrics.pixcorr import pixcorr
-from eval.metrics.ssim import ssim
 from eval.networks import weights
 from eval.protocols.base import MetricSpec, Protocol, find
 from eval.statistics import bootstrap
