@@ -140,6 +140,7 @@ def test_the_command_prints_every_metric(runs, capsys):
     shown = capsys.readouterr().out
     assert "mlp minus cheat" in shown
     assert "cheat is leaky, not ranked" in shown
+    assert "…" not in shown  # nothing is cut off in a log
     for column in COLUMNS:
         assert column.label in shown
     assert shown.count(" cheat ") >= len(COLUMNS)

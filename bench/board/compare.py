@@ -101,11 +101,13 @@ def print_comparison(pairs: Sequence[Pair], samples: Mapping[str, pa.Table], scr
         screen: Where to.
     """
     entries = compare(pairs, samples)
+    # A log has no width of its own, and numbers that are cut off say nothing.
+    if not screen.is_terminal:
+        screen.width = max(screen.width, WIDE)
     for pair in pairs:
         own = [e for e in entries if (e["first"], e["second"]) == (pair[0].id, pair[1].id)]
         screen.print(_title(pair), soft_wrap=True)
-        # A log has no width of its own, and numbers that are cut off say nothing.
-        screen.print(_shown(pair, own), width=None if screen.is_terminal else WIDE)
+        screen.print(_shown(pair, own))
     if len(pairs) > 1:
         screen.print(Text(f"adjusted p-values are Holm's over all {len(entries)} tests of these {len(pairs)} pairs"))
 
