@@ -30,6 +30,7 @@ from bench.data.leakage import audit_declaration
 from bench.errors import BadDataError, MissingDataError
 from bench.scored import Row, Scored, Task, now, score_link, write_score
 from bench.storage import Folder
+from eval.plugins import base as metric_plugins
 from eval.statistics import derangement
 from eval.suite import FeatureCache
 from eval.suite import score as score_pictures
@@ -95,7 +96,9 @@ def _score_pictures(row: Row, subject: int, task: Task, truth: torch.Tensor, fea
         orders = [derangement(len(stimuli), rng) for _ in range(CHANCE_PAIRINGS)]
         shown = np.stack([shown[order, 0] for order in orders], axis=1)
     given = torch.from_numpy(shown)
-    scores = score_pictures(given, truth, task.protocol, task.weights, seed=task.seed, features=features)
+    scores = score_pictures(
+        given, truth, task.protocol, task.weights, seed=task.seed, features=features, plugins=task.plugins
+    )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     spent = time.process_time() - clock[1], time.monotonic() - clock[0]
     return Scored(scores, stimuli, seeds, digests, *spent, memory)
@@ -156,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_argument("--runs", required=True, help="where the record goes")
     cli.add_argument("--protocol", default="scenes-1", help="how pictures become numbers")
     cli.add_argument("--weights", help="folder of network weights, or the word untrained")
+    cli.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="further, unranked: seed, module:OBJECT")
     cli.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     return cli
 
@@ -169,13 +173,16 @@ def run(argv: Sequence[str]) -> int:
     places = [_subject_path(text) for text in options.pop("images")]
     if len(dict(places)) < len(places):
         raise BadDataError(f"--images names a subject twice: {[subject for subject, _ in places]}")
+    plugins = tuple(options.pop("metric"))
+    for plugin in plugins:
+        metric_plugins.find(plugin).digests(options["weights"])  # what is missing is said before anything is written
     given = score_inputs.Given(images=dict(places), runs=Folder.at(options.pop("runs")), **options)
     inputs = score_inputs.prepare_inputs(given)
     for subject, finding in inputs.findings.items():
         style = "bold yellow" if finding.suspicious else ""
         console.console().print(f"subject {subject}: {finding}", style=style, markup=False, soft_wrap=True)
     cluster.connect()
-    task = Task(inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed)
+    task = Task(inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed, plugins=plugins)
     row = Row(
         name,
         "system",

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from bench import workspace
-from bench.data import image_shards, orders, outside
+from bench.data import image_shards, matching, orders, outside
 from bench.data.nsd.design import read_design
 from bench.data.order_check import FEWEST, OrderFinding, check_order, judge_for
 from bench.data.outside import Pictures
@@ -27,6 +27,7 @@ from bench.record import Event
 from bench.scored import now
 from bench.storage import Folder
 from bench.workspace import Data
+from eval.networks import weights as network_weights
 from eval.protocols.base import find
 
 PART = 256
@@ -99,18 +100,27 @@ def prepare_inputs(given: Given) -> Inputs:
         BadDataError: If pictures, ids or true images do not fit together.
         MissingDataError: If something is not there.
         CorruptFileError: If a file cannot be read.
+        MissingWeightsError, WrongWeightsError: If the weights of the protocol's networks are not here, or others'.
     """
     if (given.shards is None) == (given.truth is None):
         raise OptionError("the true images come from --shards or from --truth: give one of them")
     if given.ids and given.order:
         raise OptionError("--ids and --order both say which stimulus each picture is: give one of them")
-    find(given.protocol)
+    for network in find(given.protocol).networks:
+        network_weights.verify(network, given.weights)
     # Everything is read and checked before anything is written.
-    read = {s: _read(place, given) for s, place in given.images.items() if not _rendered(place)}
+    read = {
+        s: outside.read_place(place, given.key)
+        for s, place in given.images.items()
+        if not Folder.at(place).exists(image_shards.SEAL)
+    }
     ids = {subject: _ids(given.order, pictures, subject, given) for subject, pictures in read.items()}
-    data = _from_shards(given) if given.shards else _from_truth(given, ids)
+    data = _from_shards(given) if given.shards else _from_truth(given, ids, read)
     for subject, numbers in ids.items():
-        _check_known(numbers, data, given.images[subject])
+        matching.check_known(numbers, data.shared.tolist(), data.stimuli, given.images[subject])
+        if given.shards:  # those of --truth were compared before they were written
+            true = workspace.pictures(data, numbers[:1])[numbers[0]]
+            matching.check_upright(read[subject], true.shape[:2], given.images[subject])
     findings = {s: f for s in read if (f := _order_of(read[s], ids[s], data, given)) is not None}
     events = tuple(_event(s, read[s], findings.get(s)) for s in read)
     images = {
@@ -123,18 +133,6 @@ def prepare_inputs(given: Given) -> Inputs:
         # The shards lend the true images only: which betas and voxels the pictures come from is not known.
         data = replace(data, shards=Folder(f"{data.folder}/unstated.unstated.unstated@{data.manifest.digest}"))
     return Inputs(data, images, tested, (ELSEWHERE, *doubts), events, findings)
-
-
-def _rendered(place: str) -> bool:
-    """Say whether a place is a finished folder of our own pictures."""
-    return Folder.at(place).exists(image_shards.SEAL)
-
-
-def _read(place: str, given: Given) -> Pictures:
-    """Read pictures that were made elsewhere."""
-    if "://" in place:
-        raise MissingDataError(f"no {image_shards.SEAL} in {place}: pictures made elsewhere are read from local paths")
-    return outside.read_pictures(Path(place), given.key)
 
 
 def _ids(order: str | None, pictures: Pictures, subject: int, given: Given) -> tuple[int, ...]:
@@ -184,16 +182,17 @@ def _from_shards(given: Given) -> Data:
     return workspace.open_data(Folder.at(given.shards or ""))
 
 
-def _from_truth(given: Given, ids: Mapping[int, Sequence[int]]) -> Data:
+def _from_truth(given: Given, ids: Mapping[int, Sequence[int]], read: Mapping[int, Pictures]) -> Data:
     """Return data made of the true images of `--truth`, written into the runs folder as a set of stimuli.
 
     Raises:
         BadDataError: If there are several samples an image, or another number of images than pictures.
     """
     place = given.truth or ""
-    truth = outside.read_pictures(Path(place), given.key)
+    truth = outside.read_place(place, given.key)
     if truth.values.shape[1] != 1:
-        raise BadDataError(f"{place} holds {truth.values.shape[1]} samples an image; true images have one")
+        found = f"{place} holds {truth.values.shape[1]} samples an image"
+        raise BadDataError(f"{found}; true images have one: exchange --truth and --images?")
     first = next(iter(ids.values()), None)
     if given.truth_order is not None or first is None:
         numbers = _ids(given.truth_order, truth, 0, replace(given, images={}))
@@ -204,6 +203,9 @@ def _from_truth(given: Given, ids: Mapping[int, Sequence[int]]) -> Data:
         raise BadDataError(f"{place} holds {counts}: every picture needs its own, in the same order (or --truth-order)")
     else:
         numbers = tuple(first)
+    for subject, own in ids.items():
+        matching.check_known(own, numbers, place, given.images[subject])
+        matching.check_upright(read[subject], truth.values.shape[-2:], given.images[subject])
     return _stimuli(truth.values[:, 0], numbers, given)
 
 
@@ -228,16 +230,6 @@ def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> Data:
     trials = replace(manifest, kind="trials", dataset=given.dataset, stimuli=folder.name)
     shards = given.runs / "truth" / f"unstated.unstated.unstated@{address}"
     return Data(shards, trials, folder, manifest, np.sort(np.asarray(numbers)))
-
-
-def _check_known(ids: Sequence[int], data: Data, place: str) -> None:
-    """Raise BadDataError unless all ids are test images."""
-    unknown = sorted(set(ids) - set(data.shared.tolist()))
-    if unknown:
-        raise BadDataError(
-            f"{place}: {len(unknown)} of {len(ids)} stimuli are no test images of {data.stimuli}: {unknown[:5]}; "
-            "numbers count from 0"
-        )
 
 
 def _order_of(pictures: Pictures, ids: Sequence[int], data: Data, given: Given) -> OrderFinding | None:

@@ -21,6 +21,7 @@ from bench.record_parts import ControlName, StagePart, Step
 from bench.storage import Folder
 from bench.workspace import Data, tested_digest
 from eval.networks import weights as network_weights
+from eval.plugins import base as metric_plugins
 from eval.protocols.base import Protocol, find
 from eval.statistics_crossed import bootstrap_over_subjects, grid
 from eval.suite import MetricResult, Scores
@@ -69,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """How rows are scored: data, test pictures, protocol and its weights, runs folder, seed, CPUs of one task."""
+    """How rows are scored: data, test pictures, protocol, weights, runs folder, seed, CPUs of one task, plug-ins."""
 
     data: Data
     tested: Mapping[int, Sequence[int]]
@@ -78,6 +79,7 @@ class Task:
     runs: Folder
     seed: int = 0
     cpus: int = 1
+    plugins: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> Protocol:
@@ -85,8 +87,10 @@ class Task:
         return find(self.protocol)
 
     def digests(self) -> dict[str, str]:
-        """Return the sha256 of each network's weights, or `untrained:<seed>`."""
-        return {network.name: network_weights.digest(network, self.weights) for network in self.chosen.networks}
+        """Return the sha256 of each network's weights, or `untrained:<seed>`, and of what plug-ins load."""
+        own = {network.name: network_weights.digest(network, self.weights) for network in self.chosen.networks}
+        more = [metric_plugins.find(plugin).digests(self.weights) for plugin in self.plugins]
+        return {name: value for part in (own, *more) for name, value in part.items()}
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def score_link(row: Row, task: Task) -> Link:
         "declared": plain(row.declared),
         "seed": task.seed,
     }
+    if task.plugins:
+        description["plugins"] = {each: metric_plugins.find(each).version for each in task.plugins}
     return Link(digest(description), description)
 
 
@@ -214,6 +220,9 @@ def _protocol(task: Task, scores: Scores, untrained: bool) -> ProtocolPart:
     columns = tuple(
         Column(m.name, m.label, m.higher_is_better, m.chance, m.ranked, m.kind) for m in task.chosen.metrics
     )
+    # What is no part of the protocol never ranks: rows of one protocol would be ranked by different numbers.
+    for plugin in map(metric_plugins.find, task.plugins):
+        columns += tuple(Column(c.name, c.label, c.higher_is_better, c.chance, False, "plugin") for c in plugin.columns)
     digests = dict(scores.weights)
     random = scores.untrained or untrained
     return ProtocolPart(scores.protocol, scores.version, columns, digests, random, task.chosen.summary)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eval.networks import weights
 from eval.networks.base import Network
+from eval.plugins.base import Column, Inputs, Plugin
 from eval.protocols.base import Protocol
 
 CLASSES = 120
@@ -79,3 +80,11 @@ def level_pictures(
 def _enlarged(images: Tensor, size: int) -> Tensor:
     large = nn.functional.interpolate(images.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
     return large.unflatten(0, images.shape[:2])
+
+
+def _brightness(inputs: Inputs) -> dict[str, Tensor]:
+    return {"brightness": inputs.reconstructions.float().mean((2, 3, 4)).T}
+
+
+BRIGHTNESS = Plugin("brightness", 4, "Mean level of a reconstruction.", (Column("brightness", "Bright"),), _brightness)
+"""A metric of somebody's own, importable in every worker."""

@@ -583,3 +583,171 @@ def test_truth_of_another_number_is_refused(tested, tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert f"holds {len(truth) - 1} true images, {len(truth)} pictures were given" in said
     assert not (tmp_path / "runs").exists()
+
+
+# -- S3 ----------------------------------------------------------------------------------------------------------------
+
+
+def stored(bucket, name, path):
+    """A file or folder put into a bucket."""
+    folder = Folder.at(f"s3://{bucket}/{name}")
+    if path.is_dir():
+        folder.upload(path)
+    else:
+        Folder.at(f"s3://{bucket}").write_bytes(name, path.read_bytes())
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pt", "npz", "h5"])
+def test_pictures_in_s3_are_those_on_disk(s3_bucket, tmp_path, kind):
+    path = written(tmp_path, kind, PIXELS)
+    place = stored(s3_bucket, f"theirs/{path.name}", path)
+    found, expected = outside.read_place(place), outside.read_place(str(path))
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.names == expected.names
+
+
+def test_samples_in_s3(s3_bucket, tmp_path):
+    for sample in range(2):
+        folder_of(tmp_path / "samples" / f"sample{sample}", PIXELS[sample::2])
+    found = outside.read_place(stored(s3_bucket, "samples", tmp_path / "samples"))
+    np.testing.assert_array_equal(found.values, np.stack([PIXELS[::2], PIXELS[1::2]], axis=1))
+
+
+def test_errors_in_s3_name_the_address(s3_bucket, tmp_path):
+    with pytest.raises(MissingDataError, match=f"no file or folder s3://{s3_bucket}/none"):
+        outside.read_place(f"s3://{s3_bucket}/none.pt")
+    (tmp_path / "x.npy").write_bytes(b"nothing")
+    with pytest.raises(CorruptFileError, match=f"^s3://{s3_bucket}/x.npy cannot be read"):
+        outside.read_place(stored(s3_bucket, "x.npy", tmp_path / "x.npy"))
+    png(tmp_path / "grey" / "0.png", PIXELS[0], "L")
+    with pytest.raises(BadDataError, match=f"^s3://{s3_bucket}/grey/0.png is of mode L"):
+        outside.read_place(stored(s3_bucket, "grey", tmp_path / "grey"))
+    (tmp_path / "x.tif").write_bytes(b"")
+    with pytest.raises(UnknownNameError, match=f"unknown kind of file '.tif' in s3://{s3_bucket}/x.tif"):
+        outside.read_place(stored(s3_bucket, "x.tif", tmp_path / "x.tif"))
+
+
+def test_stage_scores_from_s3_into_s3(s3_bucket, tested, tmp_path):
+    """Reconstructions, truth and runs all lie in a bucket; the numbers are those of the local files."""
+    _, truth = tested
+    np.save(tmp_path / "recons.npy", noisy(truth))
+    np.save(tmp_path / "truth.npy", truth)
+    places = [stored(s3_bucket, path.name, path) for path in (tmp_path / "recons.npy", tmp_path / "truth.npy")]
+    runs = f"s3://{s3_bucket}/runs"
+    assert stage.main(["--name", "theirs", "--runs", runs, "--images", f"1={places[0]}", "--truth", places[1]]) == 0
+    (record,) = read_records(Folder.at(runs))
+    expected = score_pictures(torch.from_numpy(noisy(truth)), torch.from_numpy(truth), "scenes-1")
+    for metric in expected.metrics:
+        assert record.metrics[metric.name].value == pytest.approx(metric.value, abs=1e-6)
+
+
+# -- Bad input, through the command line: one message, nothing written -------------------------------------------------
+
+
+def bad_count(folder, truth):
+    np.save(folder / "recons.npy", truth[:-2])
+
+
+def bad_range(folder, truth):
+    np.save(folder / "recons.npy", truth.astype(np.float32))
+
+
+def bad_nan(folder, truth):
+    values = truth.astype(np.float32) / 255
+    values[6, 1, 2, 3] = np.nan
+    np.save(folder / "recons.npy", values)
+
+
+def bad_grey(folder, truth):
+    np.save(folder / "recons.npy", truth[:, :1])
+
+
+def bad_rgba(folder, truth):
+    folder_of(folder / "recons", truth)
+    png(folder / "recons" / "5.png", truth[5], "RGBA")
+
+
+def bad_file(folder, truth):
+    folder_of(folder / "recons", truth)
+    (folder / "recons" / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+def bad_sides(folder, truth):
+    """Truth and reconstructions given the other way round, told by five samples an image."""
+    np.save(folder / "recons.npy", truth)
+    np.save(folder / "truth.npy", np.stack([truth] * 5, axis=1))
+
+
+def bad_sizes(folder, truth):
+    """Height and width exchanged."""
+    np.save(folder / "truth.npy", truth[..., :-8])
+    np.save(folder / "recons.npy", truth[..., :-8].transpose(0, 1, 3, 2))
+
+
+BAD = {
+    bad_count: r"truth\.npy holds \d+ true images, \d+ pictures were given: every picture needs its own",
+    bad_range: r"recons\.npy: image 0 has values from .*divide 0-255 values by 255 first",
+    bad_nan: r"recons\.npy: image 6 has NaN",
+    bad_grey: r"recons\.npy must hold .* got shape",
+    bad_rgba: r"recons/5\.png is of mode RGBA; RGB without transparency is needed",
+    bad_file: r"recons/4\.png cannot be read as PNG or JPEG",
+    bad_sides: r"truth\.npy holds 5 samples an image; true images have one: exchange --truth and --images",
+    bad_sizes: r"recons\.npy: pictures are \d+ x \d+ .*true images \d+ x \d+: height and width look exchanged",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_bad_input_is_one_message_and_nothing_written(tested, tmp_path, capsys, spoil):
+    _, truth = tested
+    np.save(tmp_path / "truth.npy", truth)
+    spoil(tmp_path, truth)
+    recons = tmp_path / "recons" if (tmp_path / "recons").exists() else tmp_path / "recons.npy"
+    assert run(tmp_path, "--images", f"1={recons}", "--truth", tmp_path / "truth.npy") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.match(rf"error: .*{BAD[spoil]}", said), said
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_duplicate_file_numbers_are_refused(tested, tmp_path, capsys):
+    _, truth = tested
+    folder_of(tmp_path / "recons", truth, "recon_{}.png")
+    png(tmp_path / "recons" / "again_3.png", truth[3])
+    np.save(tmp_path / "truth.npy", truth)
+    given = ("--images", f"1={tmp_path / 'recons'}", "--truth", tmp_path / "truth.npy", "--order", "file-names")
+    assert run(tmp_path, *given) == 2
+    assert "stimulus 3 stands there 2 times" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_weights_of_another_network_are_named_before_anything_is_written(tested, tmp_path, capsys):
+    _, truth = tested
+    np.save(tmp_path / "recons.npy", truth)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "alexnet.pth")
+    given = ("--images", f"1={tmp_path / 'recons.npy'}", "--truth", tmp_path / "recons.npy", "--weights", tmp_path)
+    assert run(tmp_path, *given, "--protocol", "mindeye2") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.match(r"error: .*alexnet\.pth holds the weights of another network: \d+ missing \(features", said), said
+    assert not (tmp_path / "runs").exists()
+
+
+# -- Metrics beside the protocol ---------------------------------------------------------------------------------------
+
+
+def test_a_plug_in_is_on_the_record_and_never_ranked(tested, tmp_path, capsys):
+    _, truth = tested
+    np.save(tmp_path / "recons.npy", noisy(truth))
+    np.save(tmp_path / "truth.npy", truth)
+    given = ("--images", f"1={tmp_path / 'recons.npy'}", "--truth", tmp_path / "truth.npy")
+    assert run(tmp_path, *given) == 0
+    assert run(tmp_path, *given, "--metric", "tests.eval_fakes:BRIGHTNESS") == 0
+    plain, extended = sorted(read_records(Folder.at(tmp_path / "runs")), key=lambda r: len(r.metrics))
+    assert extended.metrics["brightness"].value == pytest.approx(noisy(truth).mean(), rel=1e-5)
+    assert {name: extended.metrics[name] for name in plain.metrics} == plain.metrics
+    column = extended.protocol.metrics[-1]
+    assert (column.name, column.kind, column.ranked) == ("brightness", "plugin", False)
+    assert extended.identity.score.description["plugins"] == {"tests.eval_fakes:BRIGHTNESS": 4}
+    assert "plugins" not in plain.identity.score.description
+    assert run(tmp_path, *given, "--metric", "sead") == 2
+    assert "did you mean 'seed'" in " ".join(capsys.readouterr().err.split())

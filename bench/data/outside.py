@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow.fs as pafs
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.errors import BadDataError, CorruptFileError, MissingDataError, ReconbenchError, UnknownNameError
+from bench.storage import Folder
 
 PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png")
 ALLOWED = "uint8, or floating point in [0, 1], of shape (N, 3, H, W) or (N, S, 3, H, W)"
@@ -49,6 +52,37 @@ class Pictures:
         for image in self.values:
             total.update(np.ascontiguousarray(image).tobytes())
         return total.hexdigest()
+
+
+def read_place(place: str, key: str | None = None) -> Pictures:
+    """Read pictures from a local path or an `s3://` address; see `read_pictures`.
+
+    What lies in S3 is copied to this machine for as long as it takes to read it: the formats need files.
+    """
+    if "://" not in place:
+        return read_pictures(Path(place), key)
+    with tempfile.TemporaryDirectory() as aside:
+        copy = Path(aside) / Folder.at(place).name
+        _copy(Folder.at(place), copy)
+        try:
+            return read_pictures(copy, key)
+        except ReconbenchError as error:  # the message names what the user knows, not our copy of it
+            told = (part.replace(str(copy), place) if isinstance(part, str) else part for part in error.args)
+            raise type(error)(*told) from None
+
+
+def _copy(source: Folder, target: Path) -> None:
+    """Copy a file, or a folder with all below it.
+
+    Raises:
+        MissingDataError: If there is neither.
+    """
+    kind = source.filesystem.get_file_info(source.path).type
+    if kind == pafs.FileType.NotFound:
+        raise MissingDataError(f"no file or folder {source}")
+    if kind == pafs.FileType.Directory:
+        target.mkdir()
+    pafs.copy_files(source.path, str(target), source_filesystem=source.filesystem)
 
 
 def read_pictures(path: Path, key: str | None = None) -> Pictures:
