@@ -85,7 +85,10 @@ def solve_positive(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         right: `(f, width)`.
     """
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    return torch.full_like(right, torch.nan) if int(failed) else torch.cholesky_solve(right, lower)
+    if int(failed):
+        return torch.full_like(right, torch.nan)
+    # Folds are small and right sides wide: one product is faster than two triangular solves.
+    return torch.cholesky_inverse(lower) @ right
 
 
 def kfold_errors(
