@@ -1,8 +1,9 @@
-"""Recipes takagi and ip-adapter-ridge: what they say, and from tiny shards to a scored record on small checkpoints."""
+"""Recipes takagi and ip-adapter-ridge: what they say, and from small shards to a scored record on small checkpoints."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ import small_checkpoints
 import yaml
 
 from bench import recipe, recipe_generators, sweep
+from bench.data.datasets.nsd import Nsd, NsdOptions
 from bench.data.image_shards import read_images
+from bench.data.simulate.presets import Preset
 from bench.errors import OptionError, UnknownNameError
+from bench.prepare import prepare
+from bench.simulate import simulate
 from bench.storage import Folder
 
 RECIPES = {
@@ -68,13 +73,21 @@ def test_missing_weights_stop_a_sweep_before_anything_is_done(
     assert not runs.exists() and not (nothing_here / "home").exists()
 
 
+@pytest.fixture(scope="module")
+def shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Trial shards of one subject and 60 trials: pictures of 512 px cost more than those of the tiny preset."""
+    preset = Preset("mini", sessions=(1,), boxes=((11, 13, 11),), nsdgeneral=(124,), trials_per_session=60)
+    root = simulate(preset, tmp_path_factory.mktemp("mini") / "nsd-sim", seed=0)
+    return prepare(Nsd(NsdOptions(root=str(root))), Folder.at(tmp_path_factory.mktemp("mini-data")))
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_from_tiny_shards_to_a_scored_record(tiny_shards: Folder, tmp_path: Path, name: str) -> None:
+def test_from_small_shards_to_a_scored_record(shards: Folder, tmp_path: Path, name: str) -> None:
     generator, node, more = RECIPES[name]
     weights = {"weights": small_checkpoints.settings(generator, tmp_path / "weights")["weights"]}
     path = changed(tmp_path, name, {generator: weights}, node, **more)
     runs = tmp_path / "runs"
-    arguments = ["--recipes", path, "--shards", tiny_shards.uri, "--runs", str(runs)]
+    arguments = ["--recipes", path, "--shards", shards.uri, "--runs", str(runs)]
     assert sweep.main([*arguments, "--subjects", "1", "--test-images", "2"]) == 0
 
     records = {r["name"]: r for r in (json.loads(p.read_text()) for p in runs.glob("scores/*/record.json"))}
@@ -128,7 +141,7 @@ def test_two_recipes_cannot_want_other_targets_of_one_name(tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     first = recipe.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True}}, {}))
     options = {"stable-diffusion": {"untrained": True, "model": "v1.5"}}
-    second = recipe.load(changed(tmp_path / "other", "takagi", options, {}, name="second"))
+    second = replace(recipe.load(changed(tmp_path / "other", "takagi", options, {})), name="second")
     assert len(recipe_generators.of_targets([first, first])) == 1
     with pytest.raises(OptionError, match=r"recipes 'takagi' and 'second' set options of generator 'stable-diffusion'"):
         recipe_generators.of_targets([first, second])
