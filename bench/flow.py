@@ -82,7 +82,7 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
     opened = _open(settings, recipes, shards, clock)
     claim(settings, recipes)
     fitted = _fit(settings, recipes, opened, clock)
-    winner = max(fitted, key=lambda f: (not f.recipe.selects_by_truth, f.score, f.recipe.name))
+    winner = _winner(fitted)
     fitted = [*fitted, _shuffled(settings, winner, opened, clock)]
     jobs = _predict(settings, fitted, opened, clock)
     images, oracle = _render(settings, fitted, winner, jobs, opened, clock)
@@ -173,6 +173,20 @@ def _fit(settings: Settings, recipes: Sequence[Recipe], opened: Opened, clock: T
         scores = [by_id[c.plan.id].validation_correlation or 0.0 for c in best[each.name].values()]
         fitted.append(Fitted(each, best[each.name], by_id, tried[each.name], sum(scores) / len(scores)))
     return fitted
+
+
+def _winner(fitted: Sequence[Fitted]) -> Fitted:
+    """Return the recipe whose controls stand on the board: the best validation correlation among comparable recipes.
+
+    Correlations with different targets do not compare: a few tokens are easier to predict than a latent, and pictures
+    drawn from the true ones are worse. Only the largest group of recipes that predict the same targets is looked at.
+    """
+    predicted = [frozenset(head.target for head in f.recipe.stages[-1].heads.values()) for f in fitted]
+    order = [
+        (not f.recipe.selects_by_truth, predicted.count(targets), f.score, f.recipe.name)
+        for f, targets in zip(fitted, predicted, strict=True)
+    ]
+    return fitted[order.index(max(order))]
 
 
 def _shuffled(settings: Settings, winner: Fitted, opened: Opened, clock: Timings) -> Fitted:

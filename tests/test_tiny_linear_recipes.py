@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import recipe, sweep
+from bench import flow, recipe, sweep
 from bench.generators.chosen import Chosen
 from bench.settings import DEFAULT_RECIPES
 from bench.storage import Folder
@@ -49,6 +49,15 @@ def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
     nodes = [recipe.load(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
     one, other = (Chosen(node.generator or "", node.options).identity(render=True) for node in nodes)
     assert one == other
+
+
+def test_the_controls_are_those_of_the_best_of_comparable_recipes() -> None:
+    """Tokens and text are easier to predict than the latent; whoever predicts them alone is no winner for that."""
+    scores = {"tiny-ridge": 0.62, "tiny-braid-mlp": 0.64, "tiny-knn": 0.4, "tiny-takagi": 0.7, "tiny-ip-adapter": 0.75}
+    fitted = [flow.Fitted(recipe.load(name), {}, {}, 1, score) for name, score in scores.items()]
+    for given in (fitted, fitted[::-1]):
+        assert flow._winner(given).recipe.name == "tiny-braid-mlp"
+    assert flow._winner(fitted[3:]).recipe.name == "tiny-ip-adapter"
 
 
 @pytest.fixture(scope="module")
