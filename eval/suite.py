@@ -194,6 +194,11 @@ def _check(
     n = len(truth)
     if len(reconstructions) != n:
         raise ValueError(f"{len(reconstructions)} reconstructions for {n} truths: every image needs its own")
+    shown, true = tuple(reconstructions.shape[-2:]), tuple(truth.shape[-2:])
+    if shown[0] != shown[1] and shown == true[::-1]:
+        raise ValueError(
+            f"reconstructions are {shown} high and wide, the truth {true}: height and width look exchanged"
+        )
     if latents is not None and latents[0].shape != latents[1].shape:
         shapes = tuple(latents[0].shape), tuple(latents[1].shape)
         raise ValueError(f"predicted latents {shapes[0]} and true latents {shapes[1]} must have one shape")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import eval.networks
 from eval.networks.base import Network
@@ -157,21 +157,45 @@ def load(network: Network, weights: Path | str | None, device: torch.device) -> 
         WrongWeightsError: If the file is not a state dict of this network.
     """
     path = locate(network, weights)
-    with torch.device("meta"):  # no memory and no default initialisation, which takes longer than everything else
+    module = _outline(network)
+    state = _checked_state(network, path, module) if path else None
+    module = module.to_empty(device=device).eval().requires_grad_(False)
+    if state is not None:
+        module.load_state_dict(state, strict=False)
+        return module
+    _initialise(module, network)
+    if network.companion:  # what comes with a dependency is never random
+        module.load_state_dict(read_state(_companion(network), network), strict=False)
+    return module
+
+
+def verify(network: Network, weights: Path | str | None) -> None:
+    """Check that a network's weights are on this machine and are its own, without keeping them.
+
+    Raises:
+        MissingWeightsError: If the weights are not there.
+        WrongWeightsError: If the file is not a state dict of this network.
+    """
+    path = locate(network, weights)
+    if path:
+        _checked_state(network, path, _outline(network))
+
+
+def _outline(network: Network) -> nn.Module:
+    """Return the network without memory, and without the parts that no tap needs."""
+    with torch.device("meta"):  # nor default initialisation, which takes longer than everything else
         module = network.build()
     for name in network.unused:
         module.set_submodule(name, nn.Identity())
-    module = module.to_empty(device=device).eval().requires_grad_(False)
-    if path is None:
-        _initialise(module, network)
-        if network.companion:  # what comes with a dependency is never random
-            module.load_state_dict(read_state(_companion(network), network), strict=False)
-    else:
-        extra = read_state(_companion(network), network) if network.companion else {}
-        state = own_entries(network, read_state(path, network)) | extra
-        check_entries(path, module.state_dict(), state)
-        module.load_state_dict(state, strict=False)
     return module
+
+
+def _checked_state(network: Network, path: Path, outline: nn.Module) -> dict[str, Tensor]:
+    """Return what a weights file and the network's companion hold for a network."""
+    extra = read_state(_companion(network), network) if network.companion else {}
+    state = own_entries(network, read_state(path, network)) | extra
+    check_entries(path, outline.state_dict(), state)
+    return state
 
 
 def home() -> Path:
