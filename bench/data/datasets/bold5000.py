@@ -37,7 +37,7 @@ class Bold5000Options:
         space: `func2mm` (volumes at the voxels of the ROI masks) or `rois` (the ROI arrays of MinD-Vis, of the last
             beta version only).
         voxelset: ROI expression of EarlyVis, LOC, OPA, PPA, RSC (`LOC:LH` is the left one's) and, for volumes,
-            `brainmask`.
+            `brainmask`: voxels outside the brain are NaN, which z-scoring refuses, and `LOC & brainmask` leaves out.
         subjects: Subjects from 1 (CSI1), or None for all that have betas.
         sessions: Sessions from 1, or their number counted from the first, or None for all that have betas.
         annotations: Local folder with COCO's `captions_train2014.json`, or both of 2017, for the captions of COCO's
