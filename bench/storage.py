@@ -111,10 +111,18 @@ class Folder:
         Raises:
             MissingDataError: If it is not there.
         """
+        return self.read_buffer(name).to_pybytes()
+
+    def read_buffer(self, name: str) -> pa.Buffer:
+        """Return a file's content in memory of Arrow's pool, which keeps what was used before for the next file.
+
+        Raises:
+            MissingDataError: If it is not there.
+        """
         try:
             # A file rather than a stream: its size is known, so the bytes are read into their place at once.
             with self.filesystem.open_input_file(self._file(name)) as file:
-                return bytes(file.read())
+                return file.read_buffer()
         except FileNotFoundError:
             raise MissingDataError(f"no file {self.uri}/{name}") from None
 

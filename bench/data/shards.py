@@ -57,7 +57,7 @@ class FileEntry:
     session: int = 0
     crc32: str = ""
 
-    def check(self, folder: Folder, content: bytes, quick: bool = False) -> None:
+    def check(self, folder: Folder, content: pa.Buffer, quick: bool = False) -> None:
         """Compare a file's content with this entry.
 
         Args:
@@ -176,12 +176,12 @@ def read_manifest(folder: Folder) -> Manifest:
     return options.build(Manifest, content, f"{folder}/{MANIFEST}")
 
 
-def crc32(content: bytes) -> str:
+def crc32(content: bytes | pa.Buffer) -> str:
     """Return the CRC-32 of some bytes in 8 hex digits."""
     return f"{zlib.crc32(content):08x}"
 
 
-def read_checked(folder: Folder, entry: FileEntry, quick: bool = False) -> bytes:
+def read_checked(folder: Folder, entry: FileEntry, quick: bool = False) -> pa.Buffer:
     """Return a file's content after comparing it with its manifest entry.
 
     Args:
@@ -193,7 +193,7 @@ def read_checked(folder: Folder, entry: FileEntry, quick: bool = False) -> bytes
         MissingDataError: If the file is not there.
         CorruptFileError: If size or checksum differ.
     """
-    content = folder.read_bytes(entry.path)
+    content = folder.read_buffer(entry.path)
     entry.check(folder, content, quick)
     return content
 

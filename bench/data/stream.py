@@ -143,10 +143,13 @@ def _read(context: _Context, entry: FileEntry) -> tuple[Any, ...]:
     columns["session"] = np.full(len(betas), entry.session, np.int32)
     columns["role"] = query.split.roles(columns["stimulus"], np.isin(columns["stimulus"], context.shared))
     chosen, parts, blocks = rule(query.normalise), [], []
+    known: dict[tuple[SplitRole, ...], Moments] = {}  # most rules give all parts the same statistics
     for roles in query.parts:
         keep = np.flatnonzero(np.isin(columns["role"], _numbers(roles)))
-        statistics = _moments(chosen, betas, columns["role"], roles)
-        parts.append(_Part({name: values[keep] for name, values in columns.items()}, statistics))
+        whose = _whose(chosen, roles)
+        if chosen is not None and whose not in known:
+            known[whose] = moments(betas, np.flatnonzero(np.isin(columns["role"], _numbers(whose))))
+        parts.append(_Part({name: values[keep] for name, values in columns.items()}, known.get(whose)))
         blocks.append(betas if len(keep) == len(betas) else betas[keep])
     return (entry.path, parts, *blocks)
 
@@ -170,7 +173,10 @@ def _betas(table: pa.Table, manifest: Manifest, entry: FileEntry) -> np.ndarray:
         BadDataError: If a trial does not hold V numbers.
     """
     dtype, voxels = np.dtype(manifest.dtype), manifest.voxels[str(entry.subject)]
-    width, column = voxels * dtype.itemsize, table["betas"].combine_chunks()
+    width, chunks = voxels * dtype.itemsize, table["betas"]
+    column = (
+        chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+    )  # combining copies even a lone chunk
     if column.type != pa.binary(width):
         raise BadDataError(
             f"shards {manifest.digest}: trials of subject {entry.subject} hold {column.type}; its {voxels} voxels of "
@@ -184,14 +190,11 @@ def _numbers(roles: Sequence[SplitRole]) -> list[int]:
     return [ROLES.index(role) for role in roles]
 
 
-def _moments(chosen: Rule | None, betas: np.ndarray, role: np.ndarray, part: tuple[SplitRole, ...]) -> Moments | None:
-    """Return the moments of the session's trials that a rule looks at for one part."""
-    if chosen is None:
-        return None
-    if chosen.trials == "all":
-        return moments(betas, np.arange(len(betas)))
-    whose = part if chosen.trials == "own" and part == TEST else ("train",)
-    return moments(betas, np.flatnonzero(np.isin(role, _numbers(whose))))
+def _whose(chosen: Rule | None, part: tuple[SplitRole, ...]) -> tuple[SplitRole, ...]:
+    """Return the roles of the trials whose statistics normalise a part."""
+    if chosen is not None and chosen.trials == "all":
+        return ROLES
+    return TEST if chosen is not None and chosen.trials == "own" and part == TEST else ("train",)
 
 
 @ray.remote(num_cpus=1)

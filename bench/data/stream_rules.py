@@ -103,7 +103,7 @@ def moments(betas: np.ndarray, rows: np.ndarray) -> Moments:
     """
     count = max(len(rows), 1)
     exact = betas.dtype.kind in "iu" and betas.dtype.itemsize <= EXACT_BYTES
-    total, squares = _power_sums(betas, rows, np.zeros(betas.shape[1]))
+    total, squares = _power_sums(betas, rows)
     if exact:
         whole, twice = total.astype(np.int64), squares.astype(np.int64)
         return Moments(len(rows), total / count, (count * twice - whole * whole) / count)
@@ -113,15 +113,16 @@ def moments(betas: np.ndarray, rows: np.ndarray) -> Moments:
     return Moments(len(rows), mean, np.maximum(squares - rest * rest / count, 0))
 
 
-def _power_sums(betas: np.ndarray, rows: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums `(V,)` of deviations from a centre and of their squares, in float64."""
+def _power_sums(betas: np.ndarray, rows: np.ndarray, centre: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums `(V,)` of deviations from a centre (0) and of their squares, in float64."""
     total, squares = np.zeros(betas.shape[1]), np.zeros(betas.shape[1])
     block, ones = np.empty((BLOCK_ROWS, betas.shape[1])), np.ones(BLOCK_ROWS)
     for start in range(0, len(rows), BLOCK_ROWS):
         some = betas[rows[start : start + BLOCK_ROWS]]
         values = block[: len(some)]
         np.copyto(values, some)
-        values -= centre
+        if centre is not None:
+            values -= centre
         total += ones[: len(some)] @ values  # BLAS adds rows faster than a reduction over the first axis does
         np.multiply(values, values, out=values)
         squares += ones[: len(some)] @ values
