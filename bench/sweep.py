@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
     score.add_argument("--protocol", default="scenes-1", help="protocol that ranks")
     score.add_argument("--weights", help="folder of the protocol's network weights, where they are not shipped")
     score.add_argument("--test-images", type=int, help="test pictures a subject (all shared ones that were shown)")
-    score.add_argument("--exact-images", type=int, help="pictures for the unranked mindeye2 table (12 in the demo)")
+    score.add_argument("--exact-images", type=int, help="pictures for the unranked mindeye2 table (6 in the demo)")
     how = cli.add_argument_group("how to run (changes no result)")
     how.add_argument("--batch-size", type=int, default=32, help="pictures a render request")
     how.add_argument("--replicas", type=int, help="render replicas (one a GPU, else one)")
@@ -80,7 +80,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
     shards = Folder.at(given.shards) if given.shards else None
     exact = given.exact_images
     if exact is None:
-        exact = 12 if given.preset == "demo" and shards is None else 0
+        exact = 6 if given.preset == "demo" and shards is None else 0
     return Settings(
         recipes=tuple(name.strip() for name in given.recipes.split(",")),
         runs=Folder.at(given.runs or home() / "runs" / (shards.name if shards else given.preset)),
