@@ -123,12 +123,11 @@ def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -
 
 
 def _wait(done: list[Any]) -> None:
-    """Wait for tasks; the first that fails ends the others and raises its own error."""
+    """Wait for tasks; the first that fails raises its own error."""
     try:
         ray.get(done)
     except (CorruptFileError, MissingDataError, BadDataError) as error:
-        for reference in done:
-            ray.cancel(reference)
+        # The other tasks are left to end by themselves: Ray 2.60 aborts the driver when a cancelled task completes.
         cause = getattr(error, "cause", error)
         raise type(cause)(str(cause)) from None
 
