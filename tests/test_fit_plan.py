@@ -70,6 +70,7 @@ def test_the_same_plan_has_the_same_address():
         {"heads": {"z": HeadSpec(TARGET, take=(0, 2))}},
         {"dataset": "hcp"},
         {"normalise": "subject"},
+        {"averaging": "random-repeat"},
     ],
 )
 def test_whatever_the_stage_says_changes_the_address(change):

@@ -239,6 +239,7 @@ def test_penalties_share_one_factorisation(runs, precomputations):
         {"sessions": (1,)},
         {"control": "shuffled"},
         {"stage": dataclasses.replace(RIDGE, normalise="subject")},
+        {"stage": dataclasses.replace(RIDGE, averaging="mean")},
         {"stage": dataclasses.replace(RIDGE, heads={"z": HeadSpec(TARGET, roi="streams:early")})},
     ],
 )
@@ -246,6 +247,16 @@ def test_other_data_are_factorised_again(runs, precomputations, change):
     fit(plan_of(), runs)
     fit(plan_of(**change), runs)
     assert len(precomputations) == 2
+
+
+def test_a_stage_may_average_the_trials_of_a_stimulus_itself(runs):
+    """As ridge does by its own option: the same rows in another order, so the same solution."""
+    mean = dataclasses.replace(RIDGE, averaging="mean", options={**RIDGE.options, "average_repeats": False})
+    own = dataclasses.replace(RIDGE, options={**RIDGE.options, "average_repeats": True})
+    record = fit(plan_of(mean), runs)
+    assert record.costs["train_trials"] == len(np.unique(SUBJECTS[1].stimulus[SUBJECTS[1].rows("train")]))
+    fit(plan_of(own), runs)
+    np.testing.assert_allclose(predictions(plan_of(mean), runs), predictions(plan_of(own), runs), rtol=1e-4, atol=1e-5)
 
 
 def test_an_encoder_that_precomputes_nothing_leaves_nothing(runs):

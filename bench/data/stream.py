@@ -127,7 +127,8 @@ def _wait(done: list[Any]) -> None:
     try:
         ray.get(done)
     except (CorruptFileError, MissingDataError, BadDataError) as error:
-        # The other tasks are left to end by themselves: Ray 2.60 aborts the driver when a cancelled task completes.
+        # The other tasks are left to end by themselves: with several results a task, `ray.cancel` of Ray 2.60 aborts
+        # this process when the task completes all the same.
         cause = getattr(error, "cause", error)
         raise type(cause)(str(cause)) from None
 

@@ -3,7 +3,7 @@
 python tests/perf/stream.py [--data shards-folder] [--sessions 40] [--rounds 5] [--store 9] [--cpus 2]
 
 Without `--data` the simulated NSD of 213,000 trials (6.2 GB) is laid out in a temporary folder first. Both sides of a
-ratio take turns, and the best of each counts, as the machine may be busy with other things.
+ratio take turns, and the best of each counts; CPU seconds, too, as the machine may be busy with other things.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import os
 import tempfile
 import threading
 import time
@@ -40,20 +41,34 @@ BATCH, WIDTH, STEPS = 256, 1024, 8
 I2 = np.dtype("<i2")
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Return the wall time of some work."""
-    started = time.perf_counter()
+def seconds(work: Callable[[], Any], cpu: Callable[[], float] = time.process_time) -> tuple[float, float]:
+    """Return the wall and the CPU seconds of some work."""
+    started, used = time.perf_counter(), cpu()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, cpu() - used
 
 
-def in_turns(rounds: int, **works: Callable[[], Any]) -> dict[str, float]:
-    """Return the best time of each work, all taking turns."""
-    best = dict.fromkeys(works, float("inf"))
+def tree_seconds() -> float:
+    """Return the CPU seconds of this process and its descendants so far."""
+    ticks = 0
+    for pid in tree():
+        with contextlib.suppress(OSError):
+            # After the name, which ends with the last bracket: state, parent, ..., user and system time.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def in_turns(
+    rounds: int, cpu: Callable[[], float] = time.process_time, **works: Callable[[], Any]
+) -> dict[str, tuple[float, float]]:
+    """Return the best wall and CPU seconds of each work, all taking turns."""
+    best = dict.fromkeys(works, (float("inf"), float("inf")))
     for _ in range(rounds):
         for name, work in works.items():
             gc.collect()
-            best[name] = min(best[name], seconds(work))
+            wall, used = seconds(work, cpu)
+            best[name] = min(best[name][0], wall), min(best[name][1], used)
     return best
 
 
@@ -78,9 +93,9 @@ class Memory:
     def _watch(self) -> None:
         while not self._done.wait(0.1):
             private, shared = 0, [0]
-            for status in statuses():
-                private += status["RssAnon"]
-                shared.append(status["RssShmem"])
+            for held in map(status, tree()):
+                private += held.get("RssAnon", 0)
+                shared.append(held.get("RssShmem", 0))
             # Every process maps the one store: the largest share that one of them has touched is what it holds.
             self.private, self.shared = max(self.private, private), max(self.shared, *shared)
 
@@ -88,17 +103,21 @@ class Memory:
         return f"{self.private / 1e6:.2f} GB private, {self.shared / 1e6:.2f} GB in the object store"
 
 
-def statuses() -> list[dict[str, int]]:
-    """Return kB by name for this process and all below it."""
-    found: dict[int, dict[str, int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            lines = [line.split() for line in (folder / "status").read_text().splitlines()]
-            found[int(folder.name)] = {w[0][:-1]: int(w[1]) for w in lines if len(w) > 1 and w[1].isdigit()}
-    mine = {int(Path("/proc/self").readlink().name)}
-    while more := {pid for pid, status in found.items() if status.get("PPid") in mine} - mine:
+def status(pid: int) -> dict[str, int]:
+    """Return the numbers of a process's status by name, memory in kB; empty where it has ended."""
+    with contextlib.suppress(OSError):
+        lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+        return {words[0][:-1]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+    return {}
+
+
+def tree() -> set[int]:
+    """Return this process and all below it."""
+    parents = {int(folder.name): status(int(folder.name)).get("PPid") for folder in Path("/proc").glob("[0-9]*")}
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
         mine |= more
-    return [found[pid] for pid in mine if "RssAnon" in found.get(pid, {})]
+    return mine
 
 
 @ray.remote(num_cpus=1)
@@ -137,18 +156,21 @@ def first_epoch(query: Query, rounds: int) -> SubjectTrials:
     run_all(bare, query.shards, entries[:8], manifest.voxels)  # starts the workers
     memory = Memory()
     with memory.watched():
-        fresh = seconds(lambda: loaded(query))
+        fresh, _ = seconds(lambda: loaded(query))
     best = in_turns(
         rounds,
+        tree_seconds,
         bare=lambda: run_all(bare, *given),
         kept=lambda: run_all(bare_kept, *given),
         load=lambda: loaded(query),
     )
     print(f"first epoch, {len(entries)} files, {gigabytes:.2f} GB:")
-    print(f"  bare Ray tasks           {best['bare']:6.2f} s  {gigabytes / best['bare']:5.2f} GB/s")
-    print(f"  ... that keep the betas  {best['kept']:6.2f} s  {gigabytes / best['kept']:5.2f} GB/s")
-    print(f"  load                     {best['load']:6.2f} s  {gigabytes / best['load']:5.2f} GB/s")
-    print(f"  ratio {best['bare'] / best['load']:.2f} (to those that keep the betas {best['kept'] / best['load']:.2f})")
+    for name, what in {"bare": "bare Ray tasks", "kept": "... that keep the betas", "load": "load"}.items():
+        wall, used = best[name]
+        print(f"  {what:24} {wall:6.2f} s wall {gigabytes / wall:5.2f} GB/s, {used:6.2f} s CPU")
+    for name, what in {"bare": "bare tasks", "kept": "those that keep the betas"}.items():
+        wall, used = (theirs / ours for theirs, ours in zip(best[name], best["load"], strict=True))
+        print(f"  {what} / load: {wall:.2f} wall, {used:.2f} CPU")
     print(f"  load into a store whose memory was never touched {fresh:.2f} s; peak {memory}")
     return ray.get(loaded(query)[0][query.subjects[0]])
 
@@ -172,9 +194,10 @@ def later_epochs(trials: SubjectTrials, rounds: int, threads: int) -> None:
             copy=lambda: copied(trials, target, pool, threads),
             epoch=lambda: sum(len(batch.stimuli) for batch in stream.batches("train", 0, BATCH)),
         )
-    copy, epoch = best["copy"] * share, best["epoch"]
     print(f"later epochs, {rows} trials x {trials.n_voxels} voxels, {threads} threads:")
-    print(f"  numpy.copyto {copy:.3f} s, shuffled z-scored batches {epoch:.3f} s, ratio {copy / epoch:.2f}")
+    for clock, copy, epoch in zip(("wall", "CPU"), best["copy"], best["epoch"], strict=True):
+        copy *= share
+        print(f"  numpy.copyto {copy:.3f} s, z-scored batches {epoch:.3f} s {clock}: ratio {copy / epoch:.2f}")
     torch.set_num_threads(1)
 
 
@@ -195,9 +218,10 @@ def input_wait(trials: SubjectTrials, rounds: int) -> None:
             del batch
 
     best = in_turns(rounds, steps=lambda: [step(fixed) for _ in range(STEPS)], gathered=gathered)
-    wait = best["gathered"] / (best["steps"] + best["gathered"])
-    print(f"resident batches of {BATCH}: gathered in {best['gathered'] / STEPS * 1e3:.1f} ms,")
-    print(f"  a step of {WIDTH} hidden units takes {best['steps'] / STEPS * 1e3:.0f} ms: input wait {100 * wait:.1f} %")
+    step_s, gather_s = (best[name][1] / STEPS for name in ("steps", "gathered"))
+    print(f"resident batches of {BATCH}: gathered in {gather_s * 1e3:.1f} ms CPU,")
+    print(f"  a step of {WIDTH} hidden units takes {step_s * 1e3:.0f} ms CPU: ", end="")
+    print(f"input wait {100 * gather_s / (step_s + gather_s):.1f} %")
 
 
 def measure(folder: Folder, given: argparse.Namespace) -> None:
