@@ -106,6 +106,8 @@ def _voxels(rng: np.random.Generator, subject: int) -> pd.DataFrame:
     for name in (*NUMBERS, *PRF_NUMBERS):
         table[name] = rng.normal(size=VOXELS)
     rois = {name: (rng.random(VOXELS) < 0.15).astype(int) for name in (*PRF, *FLOC, *GLASSER)}
+    for name in ("LO1 (prf)", "lEBA", "IT"):
+        rois[name][5] = 1
     return pd.concat([table, pd.DataFrame(rois)], axis=1)
 
 
