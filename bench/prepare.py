@@ -144,6 +144,8 @@ def _check_file(dataset: Dataset, folder: Folder, entry: FileEntry) -> None:
 def verify(dataset: Dataset, data: Folder, advance: Advance | None = None, shared: bool = False) -> int:
     """Compare every file of a prepared dataset with its manifest, and every session's rows with the design.
 
+    The design itself is compared with what else the dataset says was shown: NSD's behavioural responses.
+
     Returns:
         The number of files.
 
@@ -153,6 +155,7 @@ def verify(dataset: Dataset, data: Folder, advance: Advance | None = None, share
         BadDataError: If rows differ from the design.
     """
     wanted = plan(dataset, data)
+    dataset.crosscheck()
     sets = [wanted.stimuli_folder, wanted.shards]
     files = [(folder, entry) for folder in sets for entry in read_manifest(folder).files]
     trials = sum(len(dataset.trials(*pair).trial) for pair in wanted.pairs)
@@ -222,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("--sessions", help="such as 1-10 (all that have a file)")
     result.add_argument("--annotations", help="NSD: folder with COCO's captions_*.json, which its bucket does not hold")
     result.add_argument("--no-captions", action="store_true", help="NSD: pictures without captions")
+    result.add_argument("--trials", help="GOD: perception or imagery; NSD-imagery: vision or imagery")
     result.add_argument("--signed", action="store_true", help="NSD: sign requests with the environment's credentials")
     result.add_argument(
         "--accept-terms", action="store_true", help="accept the terms of use, once, to fetch from s3://"
@@ -234,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dataset(given: argparse.Namespace) -> Dataset:
     """Return the reader that the command line asks for; options that were not given keep the reader's defaults."""
-    chosen = {name: getattr(given, name) for name in ("root", "betas", "space", "voxelset", "annotations")}
+    chosen = {name: getattr(given, name) for name in ("root", "betas", "space", "voxelset", "annotations", "trials")}
     # A switch that was not given leaves the option to the reader: not every dataset has it.
     chosen |= {"captions": False if given.no_captions else None, "signed": given.signed or None}
     lists = {name: getattr(given, name) for name in ("subjects", "sessions")}

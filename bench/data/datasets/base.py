@@ -155,6 +155,14 @@ class Dataset(abc.ABC):
             BadDataError: If the betas' shape does not match the mask's volume or the design's trials.
         """
 
+    def crosscheck(self) -> int:
+        """Compare what the design says was shown with any other file that says so; return the trials compared.
+
+        Raises:
+            BadDataError: If two files disagree.
+        """
+        return 0
+
     @abc.abstractmethod
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield the stimuli with these 0-based numbers, in this order."""

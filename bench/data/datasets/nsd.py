@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench.data import roi
 from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
-from bench.data.nsd import atlases, layout
+from bench.data.nsd import atlases, behaviour, layout
 from bench.data.nsd.design import Design, read_design
 from bench.data.nsd.spaces import BetasFiles, space_of
 from bench.data.nsd.stimuli import StimulusInfo, captions_file, read_captions, read_images, read_info
@@ -250,6 +250,17 @@ class Nsd(Dataset):
         betas, atlas = self._betas(subject, session), roi.parse(self.options.voxelset).atlases[0]
         values, bytes_read = self.space.read(subject, betas, voxels.coordinates, atlas, len(shown.trial))
         return SessionTrials(shown.trial, shown.stimulus, shown.repeat, values, bytes_read)
+
+    def crosscheck(self) -> int:
+        """Compare the design with the responses of every prepared subject that has them; return the trials compared.
+
+        Raises:
+            BadDataError: If a subject's responses name another picture for a trial.
+            CorruptFileError: If they cannot be read.
+        """
+        keys = {subject: layout.responses(subject) for subject, _ in self.sessions()}
+        there = {subject: self.files.local(key) for subject, key in keys.items() if self.files.exists(key)}
+        return sum(behaviour.check(path, self.design, subject) for subject, path in there.items())
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield pictures with their captions, in the order of the numbers.

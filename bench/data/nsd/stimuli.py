@@ -26,11 +26,13 @@ class StimulusInfo:
         coco_id: `(73000,)` COCO image id.
         coco_split: `(73000,)` `train2017` or `val2017`.
         shared: `(73000,)` whether all subjects were to see it.
+        crop: `(73000, 4)` share of COCO's picture cut away at the top, bottom, left and right.
     """
 
     coco_id: np.ndarray
     coco_split: np.ndarray
     shared: np.ndarray
+    crop: np.ndarray
 
     @property
     def digest(self) -> str:
@@ -50,7 +52,7 @@ def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
         CorruptFileError: If it is not the table.
         BadDataError: If its rows are not in the order of nsdId, or its shared pictures are not the design's.
     """
-    needed = ["nsdId", "cocoId", "cocoSplit", "shared1000"]
+    needed = ["nsdId", "cocoId", "cocoSplit", "shared1000", "cropBox"]
     try:
         table = pd.read_csv(path, usecols=needed)
     except (ValueError, UnicodeDecodeError) as error:
@@ -62,7 +64,37 @@ def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
         raise BadDataError(
             f"{path}: shared1000 marks {int(flags.sum())} pictures, not the {len(shared)} of the design's sharedix"
         )
-    return StimulusInfo(table["cocoId"].to_numpy(), table["cocoSplit"].to_numpy(dtype=str), flags)
+    crop = _crop_boxes(table["cropBox"], path)
+    return StimulusInfo(table["cocoId"].to_numpy(), table["cocoSplit"].to_numpy(dtype=str), flags, crop)
+
+
+def _crop_boxes(texts: pd.Series, path: Path) -> np.ndarray:
+    """Return crop boxes `(N, 4)` from strings such as `(0, 0, 0.16640625, 0.16640625)`.
+
+    Raises:
+        BadDataError: If one is not four shares that leave something of the picture.
+    """
+    try:
+        boxes = np.array([[float(part) for part in text.strip("()").split(",")] for text in texts])
+    except (ValueError, AttributeError) as error:
+        raise BadDataError(f"{path}: cropBox must hold '(top, bottom, left, right)': {error}") from None
+    fits = boxes.ndim == 2 and boxes.shape[1] == 4 and np.all(boxes >= 0)
+    if not fits or np.any(boxes[:, :2].sum(axis=1) >= 1) or np.any(boxes[:, 2:].sum(axis=1) >= 1):
+        raise BadDataError(f"{path}: cropBox must hold four shares from 0 that leave something of the picture")
+    return boxes
+
+
+def cropped(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the part of a COCO picture that NSD shows, before it is made 425 x 425.
+
+    Args:
+        image: `(H, W, 3)`.
+        box: `(4,)` share cut away at the top, bottom, left and right.
+    """
+    height, width = image.shape[:2]
+    top, bottom = round(box[0] * height), height - round(box[1] * height)
+    left, right = round(box[2] * width), width - round(box[3] * width)
+    return image[top:bottom, left:right]
 
 
 def captions_file(files: SourceFiles, annotations: str, split: str) -> Path:

@@ -26,6 +26,7 @@ DTYPE = np.dtype("<i2")
 SCALE = 1 / 300
 GAP = 1 << 16
 """Bytes between two wanted chunks that are read along with them rather than with a request of their own."""
+_NIFTI_FAULTS = (nibabel.filebasedimages.ImageFileError, HeaderDataError, WrapStructError)
 LARGEST_RANGE = 1 << 23
 """Bytes of one request at most, so that the requests in flight stay small beside a session's betas."""
 
@@ -38,8 +39,11 @@ def read_map(path: Path) -> np.ndarray:
         BadDataError: If it is not 3-D.
     """
     try:
-        volume = np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj)
-    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        content = path.read_bytes()
+        # Decompressed to its end here: nibabel stops at the last voxel, before gzip's checksum.
+        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
+        volume = np.asarray(image.dataobj)
+    except (*_NIFTI_FAULTS, EOFError, OSError, zlib.error, ValueError) as error:
         raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
     if volume.ndim != 3:
         raise BadDataError(f"{path} has shape {volume.shape}; a volume of three axes (x, y, z) is needed")
@@ -54,7 +58,7 @@ def shape_of(path: Path) -> tuple[int, ...]:
     """
     try:
         return tuple(nibabel.Nifti1Image.from_filename(path).shape)
-    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error) as error:
+    except (*_NIFTI_FAULTS, EOFError, OSError, zlib.error) as error:
         raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
 
 
@@ -189,7 +193,9 @@ def read_nifti(
             stream.seek(int(header["vox_offset"]))
             flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
             result = _read_volumes(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
-    except (OSError, EOFError, zlib.error, HeaderDataError, WrapStructError) as error:
+            while stream.read(LARGEST_RANGE):
+                pass  # to gzip's checksum, which lies behind the last voxel
+    except (*_NIFTI_FAULTS, OSError, EOFError, zlib.error) as error:
         raise CorruptFileError(f"{file} cannot be read as NIfTI: {error}") from None
     return result, file.stat().st_size if isinstance(file, Path) else file.bytes_read
 
