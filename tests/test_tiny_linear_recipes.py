@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import flow, recipe, sweep
+from bench.console import Advance
+from bench.data.image_shards import write_images
 from bench.generators.chosen import Chosen
+from bench.render import RenderJob
 from bench.settings import DEFAULT_RECIPES
 from bench.storage import Folder
 
@@ -60,12 +65,23 @@ def test_the_controls_are_those_of_the_best_of_comparable_recipes() -> None:
     assert flow._winner(fitted[3:]).recipe.name == "tiny-ip-adapter"
 
 
+def render_here(jobs: Sequence[RenderJob], advance: Advance, **_: object) -> None:
+    """Render in this process what the render stage renders through Serve, whose own tests are elsewhere."""
+    for job in jobs:
+        generator = Chosen(job.generator, job.options).load(torch.device("cpu"))
+        pictures = generator.render({name: torch.from_numpy(v) for name, v in job.inputs.items()}, list(job.seeds))
+        write_images(job.out, job.keys, job.seeds, pictures.numpy(), job.identity)
+        advance(len(pictures), job.generator)
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_shards: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder of a sweep over the three. Never change what is in it."""
     runs = tmp_path_factory.mktemp("linear") / "runs"
     chosen = ["--recipes", ",".join(LINEAR), "--subjects", "1", "--test-images", "24"]
-    assert sweep.main(["--shards", tiny_shards.uri, "--runs", str(runs), *chosen]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.graph.render", render_here)
+        assert sweep.main(["--shards", tiny_shards.uri, "--runs", str(runs), *chosen]) == 0
     return runs
 
 
