@@ -459,6 +459,11 @@ def test_a_bucket_gives_the_same_by_ranges(own, copy, s3_bucket, monkeypatch, tm
     Folder.at(f"s3://{s3_bucket}/packed").upload(own)
     packed = reader(f"s3://{s3_bucket}/packed", voxelset="V1")
     np.testing.assert_array_equal(packed.read_session(1, 11, packed.voxels(1)).betas, mine.betas)
+    layout.write_responses(responses, np.arange(60), copy[1].betas[1], together=True)
+    Folder.at(f"s3://{s3_bucket}/together").upload(own)
+    assert reader(own).voxels(1).digest == reader(copy[0]).voxels(1).digest
+    with pytest.raises(BadDataError, match=r"keeps voxel_id among the betas; .* local copy only"):
+        reader(f"s3://{s3_bucket}/together").voxels(1)
     name = next(iter((own / "images" / "aardvark1").iterdir())).name
     number = here.images.names.index(name)
     np.testing.assert_array_equal(next(there.stimuli([number])).image, next(here.stimuli([number])).image)

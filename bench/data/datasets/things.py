@@ -93,7 +93,11 @@ class Things(Dataset):
             "sessions": {str(subject): [n for s, n in chosen if s == subject] for subject in subjects},
             "shown": {str(subject): digest(self._stimuli_of(subject).tolist()) for subject in subjects},
             "voxels": {str(subject): self.voxels(subject).digest for subject in subjects},
-            "label_names": label_names(self._local(subjects[0], "VoxelMetadata.csv")),
+            "label_names": {
+                atlas: names
+                for subject in subjects
+                for atlas, names in label_names(self._local(subject, "VoxelMetadata.csv")).items()
+            },
         }
 
     def stimuli_source(self) -> Mapping[str, Any]:
@@ -200,6 +204,7 @@ class Things(Dataset):
         if subject not in self._voxels:
             path = self._local(subject, "VoxelMetadata.csv")
             every, held = read_voxels(path, subject), self._table(subject).voxel
+            # Compared before any betas are read: a table cut at the end of a row looks whole by itself.
             if not np.array_equal(np.sort(every.number), np.sort(held)):
                 raise BadDataError(
                     f"{path} has {len(every.number)} voxels, the responses beside it {len(held)}, or other ones"
@@ -226,6 +231,7 @@ class Things(Dataset):
         """
         shown = self.trials(subject, session)
         table, numbers = self._chosen(subject)
+        # Coordinates name voxels everywhere else; only the responses know them by voxel_id.
         place = {tuple(at): number for at, number in zip(table.coordinates.tolist(), numbers, strict=True)}
         wanted = np.array([place[tuple(at)] for at in voxels.coordinates.tolist()], dtype=np.int64)
         values, bytes_read = read_betas(self._responses(subject), self._table(subject), wanted, shown.trial)

@@ -63,6 +63,7 @@ def _name(value: object) -> str:
     if isinstance(value, str) or type(value) is int:
         return str(value)
     if isinstance(value, _Call) and value.function in ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar"):
+        # Columns made of np.arange keep each number as a call: scalar(dtype, bytes).
         kind, content = value.arguments
         if (
             isinstance(kind, _Call)
@@ -105,6 +106,7 @@ class _Machine:
             self.stack.append(_FIXED[name])
         elif name in _TUPLES:
             self.stack.append(tuple(self._last(_TUPLES[name])))
+        # Protocols up to 3 number what they keep themselves; later ones count (MEMOIZE).
         elif name in ("BINPUT", "LONG_BINPUT"):
             self.kept[argument] = self.stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):

@@ -89,6 +89,7 @@ def read_table(file: Path | RangeFile, trials: int) -> Table:
             if name.startswith("block") and name.endswith("_items")
         }
         place = {name: (block, column) for block, names in blocks.items() for column, name in enumerate(names)}
+        # pandas joins columns of one type, so that all trials must lie in one block.
         held = {place[str(trial)][0] for trial in range(trials) if str(trial) in place}
         expected = {VOXEL_ID, *map(str, range(trials))}
         if set(place) != expected or sum(map(len, blocks.values())) != len(expected) or len(held) != 1:
@@ -97,6 +98,11 @@ def read_table(file: Path | RangeFile, trials: int) -> Table:
                 f"{VOXEL_ID} and trials 0 to {trials - 1} of one type are needed"
             )
         block, (own, column) = held.pop(), place[VOXEL_ID]
+        if own == block and isinstance(file, RangeFile):
+            # Eight bytes of every row, the rows 79 kB apart: all of the file would cross the network.
+            raise BadDataError(
+                f"{file} keeps {VOXEL_ID} among the betas; such a file can be read from a local copy only"
+            )
         values, ids = (_values(frame, name, len(blocks[name]), file) for name in (block, own))
         if values.dtype.kind != "f" or len(values) != len(ids):
             raise BadDataError(
@@ -131,6 +137,7 @@ def _names(items: h5py.Dataset) -> list[str]:
         ValueError: If they are kept in a way that pandas does not keep numbers and words in.
     """
     if h5py.check_vlen_dtype(items.dtype) is not None:
+        # PyTables' VLARRAY of objects: each row is one pickle, and pandas writes one row.
         return read_names(bytes(items[0]))
     if items.ndim != 1 or items.dtype.kind not in "iuS":
         raise ValueError(f"{items.name} is {items.shape} {items.dtype}: no names of columns")
@@ -154,6 +161,7 @@ def read_betas(file: Path | RangeFile, table: Table, voxels: np.ndarray, trials:
         UnreachableError: If ranges of a bucket's file do not come.
     """
     rows, (first, width) = table.rows(voxels), table.span(trials)
+    # A session's trials are neighbours, so that nothing lies between the first and the last; if not, it is dropped.
     picked = table.columns[trials] - first
     result = np.empty((len(trials), len(voxels)), dtype="<f4")
     with _opened(file) as frame:
@@ -174,7 +182,7 @@ def _lies_whole(values: h5py.Dataset) -> bool:
 
 def _sliced(values: h5py.Dataset, rows: np.ndarray, first: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield which of the rows, and their columns `(n, width)`: neighbours in the file together, by HDF5."""
-    order = np.argsort(rows, kind="stable")
+    order = np.argsort(rows, kind="stable")  # the file is read from front to back, whatever order was asked for
     ranked = rows[order]
     breaks = np.flatnonzero(np.diff(ranked) != 1) + 1
     for start, stop in zip(np.r_[0, breaks], np.r_[breaks, len(ranked)], strict=True):

@@ -151,6 +151,7 @@ def read_experiment(path: Path, subject: int) -> Experiment:
         raise BadDataError(f"{path} has {len(table)} trials; THINGS-fMRI has {SESSIONS * TRIALS_PER_SESSION}")
     if np.any(columns["subject_id"] != subject):
         raise BadDataError(f"{path} has trials of subject {columns['subject_id'][columns['subject_id'] != subject][0]}")
+    # Columns of the responses are named by trial_id; the order of the table's rows says nothing.
     order = np.argsort(columns["trial_id"], kind="stable")
     trial, session, kind, names, concepts = (
         columns[name][order] for name in ("trial_id", "session", "trial_type", "stimulus", "concept")
@@ -181,6 +182,7 @@ def _check_names(path: Path, names: np.ndarray, concepts: np.ndarray) -> None:
     for name in (*np.unique(names).tolist(), *np.unique(concepts).tolist()):
         if not re.fullmatch(r"[^/\\\0]+", name) or name.startswith("."):
             raise BadDataError(f"{path}: {name!r} is not the name of an image or concept")
+    # The name alone is the stimulus: it must not mean two pictures.
     pairs = set(zip(names.tolist(), concepts.tolist(), strict=True))
     if len(pairs) != len(np.unique(names)):
         raise BadDataError(f"{path}: an image is given two concepts")
@@ -197,6 +199,7 @@ def _check_images(path: Path, kind: np.ndarray, session: np.ndarray, names: np.n
             f"{path} shows {len(np.unique(training))} training images in {len(training)} trials; "
             f"THINGS-fMRI has {expected}, each once"
         )
+    # Noise ceilings and z-scoring count on every session showing all test images.
     showings = set(zip(test.tolist(), session[kind == "test"].tolist(), strict=True))
     if len(np.unique(test)) != TEST_IMAGES or len(showings) != TEST_IMAGES * SESSIONS:
         raise BadDataError(

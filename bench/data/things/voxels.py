@@ -108,6 +108,7 @@ def read_voxels(path: Path, subject: int) -> Voxels:
         BadDataError: If numbers, places, noise ceilings or ROIs cannot be right.
     """
     rois = _rois(path)
+    # ROIs as floats, since some writers put 1.0 for 1; kept as booleans, 45 MB instead of 360.
     types: dict[str, pa.DataType] = dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(rois.values(), pa.float32())
     numbers, inside = [], []
     for batch in batches(path, types):
@@ -158,5 +159,6 @@ def _ncsnr(path: Path, single: np.ndarray, mean: np.ndarray) -> np.ndarray:
             raise BadDataError(
                 f"{path}: noise ceilings go from {np.nanmin(values)} to {np.nanmax(values)}; 0 to below 100 is needed"
             )
+        # NaN passes both comparisons above and stays NaN.
         found = np.where(np.isnan(found), np.sqrt(values / (100 - values) / showings), found)
     return found
