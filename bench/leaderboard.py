@@ -21,6 +21,7 @@ from bench.board import gallery as pictures
 from bench.board.build import build, validate
 from bench.board.compare import named_pairs, print_comparison, table_pairs
 from bench.board.html import html
+from bench.board.image_scores import filled
 from bench.board.markdown import markdown
 from bench.board.terminal import print_table
 from bench.console import console, guard, parser
@@ -48,10 +49,13 @@ def build_board(runs: Folder, out: Folder, gallery: Sequence[pictures.Item] | No
     Raises:
         CorruptFileError: If a record or its table is damaged.
     """
-    board = build(*_read(runs))
-    if gallery is not None:
-        out.write_json(GALLERY_FILE, pictures.gallery(gallery))
-    shown = _read_gallery(out)
+    records, samples = _read(runs)
+    board = build(records, samples)
+    shown = _read_gallery(out) if gallery is None else pictures.gallery(gallery)
+    if shown is not None:
+        shown = filled(shown, records, samples)
+        pictures.validate(shown, f"{out}/{GALLERY_FILE}")
+        out.write_json(GALLERY_FILE, shown)
     out.write_json(JSON_FILE, board)
     out.write_bytes(MARKDOWN_FILE, markdown(board).encode())
     out.write_bytes(PAGE_FILE, html(board, shown).encode())
@@ -93,9 +97,13 @@ def check_board(runs: Folder, out: Folder) -> dict[str, Any]:
     where = f"{out}/{JSON_FILE}"
     board: dict[str, Any] = strict.parse(out.read_bytes(JSON_FILE), where)
     validate(board, where)
-    if build(*_read(runs)) != board:
+    records, samples = _read(runs)
+    if build(records, samples) != board:
         raise CorruptFileError(f"{where} is not what the records of {runs} give: build it again")
-    expected = {MARKDOWN_FILE: markdown(board), PAGE_FILE: html(board, _read_gallery(out))}
+    shown = _read_gallery(out)
+    if shown is not None and filled(shown, records, samples) != shown:
+        raise CorruptFileError(f"{out}/{GALLERY_FILE} holds scores that the records of {runs} do not: build it again")
+    expected = {MARKDOWN_FILE: markdown(board), PAGE_FILE: html(board, shown)}
     for name, content in expected.items():
         if out.read_bytes(name) != content.encode():
             raise CorruptFileError(f"{out}/{name} was not made from {JSON_FILE}: build it again")

@@ -1,4 +1,7 @@
-"""Pictures for the page: what a subject saw beside what was reconstructed, kept apart so that the board stays small."""
+"""Pictures for the page: what a subject saw beside what was reconstructed, kept apart so that the board stays small.
+
+Beside each picture stand the per-image scores of the shown images, see `bench.board.image_scores`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import strict
-from bench.errors import BadDataError
+from bench.errors import BadDataError, CorruptFileError
 
 SCHEMA = "reconbench/gallery"
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "1.1.0"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -35,7 +38,7 @@ class Item:
 
 
 def gallery(items: Sequence[Item]) -> dict[str, Any]:
-    """Return `gallery.json`: items by subject and stimulus, pictures as data URIs.
+    """Return `gallery.json`: items by subject and stimulus, pictures as data URIs; scores are not filled in yet.
 
     The caller picks the images by a fixed rule (the first of the split), never by score: the page says so.
 
@@ -49,6 +52,7 @@ def gallery(items: Sequence[Item]) -> dict[str, Any]:
             "caption": item.caption,
             "truth": _uri(item.truth, item),
             "images": {record: _uri(image, item) for record, image in item.images.items()},
+            "scores": {},
         }
         for item in sorted(items, key=lambda item: (item.subject, item.stimulus))
     ]
@@ -62,6 +66,13 @@ def validate(value: Any, where: str) -> None:  # noqa: ANN401 - JSON data
         CorruptFileError: Naming the place and what is wrong there; an address that is not a picture's data URI is
             refused, because the page must not ask the network for anything.
     """
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, str) and version != SCHEMA_VERSION:
+        # Pictures cannot be had from records: only the stage that rendered them writes them anew.
+        raise CorruptFileError(
+            f"{where} has schema version {version}, this release reads {SCHEMA_VERSION}: write it again with "
+            "`reconbench sweep --resume`, or remove the file for a page without pictures"
+        )
     strict.check(value, strict.schema("gallery"), where)
 
 

@@ -15,7 +15,10 @@ from typing import Any
 
 from bench.identity import canonical_json
 
-_SCRIPTS = ("dom.js", "table.js", "plots.js", "gallery.js", "papers.js", "main.js")
+# One script in this order: what runs at once when it is read (image.js, main.js) comes after what it uses.
+_SCRIPTS = (
+    "dom.js", "details.js", "table.js", "pairs.js", "plots.js", "gallery.js", "papers.js", "image.js", "main.js",
+)  # fmt: skip
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 

@@ -1,5 +1,6 @@
 // Elements, numbers and tooltips. Text from data only ever becomes a text node or an attribute, never markup.
 const SVG = "http://www.w3.org/2000/svg";
+const TIP = document.getElementById("tip");
 const DASH = "\u2013";
 const ROLE = { system: "var(--accent)", oracle: "var(--ceiling)", leaky: "var(--faint)", ceiling: "var(--ceiling)", floor: "var(--floor)" };
 
@@ -64,15 +65,17 @@ function describe(row, column, subject) {
 }
 
 function showTip(event) {
-  const tip = document.getElementById("tip");
   const source = event.target.closest?.("[data-tip]");
-  tip.hidden = !source;
+  // An open dialog lies above everything that is not in it.
+  const home = source?.closest("dialog") ?? document.body;
+  if (TIP.parentNode !== home) home.append(TIP);
+  TIP.hidden = !source;
   if (!source) return;
-  tip.textContent = source.getAttribute("data-tip");
-  const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
-  const top = event.clientY + 18 + tip.offsetHeight > window.innerHeight ? event.clientY - tip.offsetHeight - 10 : event.clientY + 18;
-  tip.style.left = `${Math.max(8, left)}px`;
-  tip.style.top = `${top}px`;
+  TIP.textContent = source.getAttribute("data-tip");
+  const left = Math.min(event.clientX + 14, window.innerWidth - TIP.offsetWidth - 8);
+  const top = event.clientY + 18 + TIP.offsetHeight > window.innerHeight ? event.clientY - TIP.offsetHeight - 10 : event.clientY + 18;
+  TIP.style.left = `${Math.max(8, left)}px`;
+  TIP.style.top = `${top}px`;
 }
 
 // A scale from a metric's unit to pixels on which right is always better.

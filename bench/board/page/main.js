@@ -1,7 +1,7 @@
 // State, filters and everything around the table.
 const board = JSON.parse(document.getElementById("board").textContent);
 const gallery = JSON.parse(document.getElementById("pictures").textContent);
-const state = { table: board.tables[0]?.id, subject: "all", metric: null, shown: "value", sort: { key: "rank", down: false } };
+const state = { table: board.tables[0]?.id, subject: "all", metric: null, shown: "value", sort: { key: "rank", down: false }, pair: [], open: new Set() };
 const unique = (values) => [...new Set(values)];
 const current = () => board.tables.find((table) => table.id === state.table);
 
@@ -60,7 +60,7 @@ function drawExcluded() {
   const line = (entry) => el("tr", {}, el("th", { scope: "row" }, entry.name), el("td", {}, entry.kind), el("td", {}, entry.reason),
     el("td", {}, entry.protocol), el("td", {}, el("code", {}, entry.record_id)));
   const titles = ["system", "why", "in detail", "protocol", "record"].map((title) => el("th", { scope: "col" }, title));
-  section("excluded", el("h2", {}, "Not competing"), el("p", { class: "note" }, "Failed runs, leaky systems and superseded scores stay visible."),
+  section("excluded", el("h2", {}, "Not competing"), el("p", { class: "note" }, "Failed runs, leaky systems, selection by the true image and superseded scores stay visible."),
     el("div", { class: "card scroll" }, el("table", {}, el("thead", {}, el("tr", {}, titles)), el("tbody", {}, board.excluded.map(line)))));
 }
 
@@ -71,8 +71,14 @@ function drawNotes() {
     el("p", {}, `Built from ${plural(board.records.count, "record", "records")}, digest ${board.records.digest}.`));
 }
 
+// Everything is drawn anew, and what had the focus has it again, so that the keyboard stays where it was.
 function redraw() {
-  const table = current();
+  const focused = document.activeElement?.id;
+  draw(current());
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+}
+
+function draw(table) {
   if (!table) {
     section("ranking", el("p", { class: "notice" }, "No scores yet."));
   } else {
@@ -81,15 +87,18 @@ function redraw() {
     drawHeader(table);
     drawFilters(table);
     drawTable(table, state, redraw);
+    drawPairs(table, state, choice, board.rule.comparisons, board.rule.level);
     drawFloors(table);
     drawSubjects(table, state);
     drawCosts(table, state);
-    drawGallery(table, gallery, state);
+    drawGallery(table, state);
+    followPapers(table.dataset.name, table.protocol.name);
   }
   drawExcluded();
   drawNotes();
 }
 
 document.addEventListener("mousemove", showTip);
+const followPapers = drawPapers(board.published);
 redraw();
-drawPapers(board.published);
+openLinked();

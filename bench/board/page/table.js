@@ -39,12 +39,13 @@ function metricCell(row, column, table, state, best) {
     relative ? null : bar(row, column, table, state.subject));
 }
 
-function nameCell(row) {
-  const tag = { ceiling: "ceiling", floor: "floor", leaky: "leaky, not ranked", oracle: "oracle selection, not ranked" }[row.role];
-  const findings = row.leakage.map((found) => `${found.name}: ${found.finding}`);
-  const facts = [`record ${row.record_id}`, `${row.data.betas} betas, ${row.data.voxelset}`, ...row.division_reasons, ...findings];
-  return el("th", { scope: "row", "data-tip": [row.name, ...facts].join("\n") }, row.name,
-    tag ? el("span", { class: "tag" }, tag) : null,
+// The name opens the row's details below it.
+function nameCell(row, state, redraw) {
+  const open = state.open.has(row.record_id);
+  const toggle = () => { if (!state.open.delete(row.record_id)) state.open.add(row.record_id); redraw(); };
+  return el("th", { scope: "row" },
+    el("button", { type: "button", class: "expand", id: `details-${row.record_id}`, "aria-expanded": String(open), on: { click: toggle } }, row.name),
+    tagsOf(row).map((tag) => el("span", { class: "tag" }, tag)),
     row.role === "floor" || row.role === "ceiling" ? null : el("span", { class: "sub" }, row.record_id));
 }
 
@@ -71,65 +72,75 @@ function costCells(row, table) {
 
 // What a column sorts by; missing values go to the bottom either way.
 function sortKey(row, key, state) {
-  if (key === "rank") return row.rank ?? Infinity;
+  if (key === "rank") return row.rank;
   if (key === "name") return row.name.toLowerCase();
   if (key === "tried") return row.configurations_tried;
   if (["cpu_seconds", "gpu_seconds", "parameters"].includes(key)) return row.costs[key];
   return cellOf(row, key, state.subject)?.value ?? null;
 }
 
-function sorted(rows, state) {
-  const { key, down } = state.sort;
-  if (key === "rank" && !down) return rows;
+function ordered(rows, key, down) {
   return [...rows].sort((a, b) => {
-    const x = sortKey(a, key, state), y = sortKey(b, key, state);
+    const x = key(a), y = key(b);
     if (x === null || y === null) return (x === null) - (y === null);
     return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
   });
 }
 
-function headCell(key, label, better, state, redraw, tip) {
-  const sort = () => {
-    const again = state.sort.key === key;
-    state.sort = { key, down: again ? !state.sort.down : better === "up" };
-    redraw();
+// The head of a column that sorts; `sort` holds its key and direction.
+function headCell(key, label, better, sort, redraw, tip, id) {
+  const choose = () => {
+    Object.assign(sort, { key, down: sort.key === key ? !sort.down : better === "up" });
+    redraw(id);
   };
-  const direction = state.sort.key === key ? (state.sort.down ? "descending" : "ascending") : null;
-  return el("th", { scope: "col", class: key === "rank" || key === "name" ? key : null, "aria-sort": direction, "data-tip": tip },
-    el("button", { type: "button", on: { click: sort } }, label,
+  const direction = sort.key === key ? (sort.down ? "descending" : "ascending") : null;
+  return el("th", { scope: "col", class: ["rank", "name", "system"].includes(key) ? "name" : null, "aria-sort": direction, "data-tip": tip },
+    el("button", { type: "button", id, on: { click: choose } }, label,
       better ? el("span", { class: "arrow" }, ` ${better === "up" ? "\u2191" : "\u2193"}`) : null));
 }
 
 function head(table, state, redraw) {
+  const title = (key, label, better, tip) => headCell(key, label, better, state.sort, redraw, tip, `sort-${key}`);
   const metric = (column) => {
     const tip = [`${column.label}: ${column.higher_is_better ? "higher" : "lower"} is better`,
       column.chance === null ? null : `chance ${number(column.chance, column)}`,
       column.ranked ? null : "does not count for the rank"].filter(Boolean).join("\n");
-    return headCell(column.name, column.label, column.higher_is_better ? "up" : "down", state, redraw, tip);
+    return title(column.name, column.label, column.higher_is_better ? "up" : "down", tip);
   };
   const gpu = table.rows.some((row) => row.costs.gpu_seconds > 0);
   return el("thead", {}, el("tr", {},
-    headCell("rank", "rank", null, state, redraw, "Borda rank and its bootstrap interval; overlapping systems share a rank"),
-    headCell("name", "system", null, state, redraw),
+    title("rank", "rank", null, "Borda rank and its bootstrap interval; overlapping systems share a rank"),
+    title("name", "system", null, null),
     table.protocol.metrics.map(metric),
-    headCell("tried", "tried", null, state, redraw, "configurations that tuning looked at"),
-    headCell("cpu_seconds", "CPU", null, state, redraw, "CPU time, all stages"),
-    gpu ? headCell("gpu_seconds", "GPU", null, state, redraw, "GPU time, all stages") : null,
-    headCell("parameters", "params", null, state, redraw, "parameters of all models of the chain")));
+    title("tried", "tried", null, "configurations that tuning looked at"),
+    title("cpu_seconds", "CPU", null, "CPU time, all stages"),
+    gpu ? title("gpu_seconds", "GPU", null, "GPU time, all stages") : null,
+    title("parameters", "params", null, "parameters of all models of the chain")));
 }
 
+// Groups of rows that never mix whatever is sorted, the unranked ones under a heading that says why.
+const GROUPS = [
+  ["systems", ["system"], null],
+  ["apart", ["oracle"], "Oracle selection: the best of several samples was chosen by the true image. An upper bound, no result; never ranked."],
+  ["apart", ["leaky"], "Leaky: the audit found what a system must not have seen. Never ranked."],
+  ["controls", ["ceiling", "floor"], "Controls: ceilings and floors."],
+];
+
 function drawTable(table, state, redraw) {
-  const best = bestValues(table, state.subject);
-  const line = (row) => el("tr", { class: row.role, "data-record": row.record_id }, rankCell(row), nameCell(row),
-    table.protocol.metrics.map((column) => metricCell(row, column, table, state, best)), costCells(row, table));
-  const controls = table.rows.filter((row) => row.control), systems = table.rows.filter((row) => !row.control);
+  const best = bestValues(table, state.subject), width = 5 + table.protocol.metrics.length + table.rows.some((row) => row.costs.gpu_seconds > 0);
+  const line = (row) => [el("tr", { class: row.role, "data-record": row.record_id }, rankCell(row), nameCell(row, state, redraw),
+    table.protocol.metrics.map((column) => metricCell(row, column, table, state, best)), costCells(row, table)),
+  state.open.has(row.record_id) ? el("tr", { class: "details", "data-details": row.record_id }, el("td", { colspan: width }, detailsOf(row))) : null];
+  const bodies = GROUPS.map(([name, roles, heading]) => {
+    const rows = table.rows.filter((row) => roles.includes(row.role));
+    return rows.length ? el("tbody", { class: name }, heading ? el("tr", { class: "why" }, el("th", { colspan: width, scope: "rowgroup" }, el("span", {}, heading))) : null,
+      ordered(rows, (row) => sortKey(row, state.sort.key, state), state.sort.down).flatMap(line)) : null;
+  });
   const who = state.subject === "all" && table.subjects.length > 1 ? "mean over subjects" : `subject ${state.subject === "all" ? table.subjects[0] : state.subject}`;
   const ranks = table.ranked && table.subjects.length > 1 ? " Ranks always count all subjects." : "";
   section("ranking",
     table.ranked ? null : el("p", { class: "notice" }, table.heading),
     el("h2", {}, table.ranked ? "Ranking" : "Unranked"),
-    el("p", { class: "note" }, `Values: ${who}. Bars: 95% bootstrap intervals, further right is better; dashed marks: mean image and oracle.${ranks}`),
-    el("div", { class: "card scroll" }, el("table", { id: "scores" }, head(table, state, redraw),
-      systems.length ? el("tbody", { class: "systems" }, sorted(systems, state).map(line)) : null,
-      controls.length ? el("tbody", { class: "controls" }, sorted(controls, state).map(line)) : null)));
+    el("p", { class: "note" }, `Values: ${who}. Bars: 95% bootstrap intervals, further right is better; dashed marks: mean image and oracle.${ranks} A name opens its details.`),
+    el("div", { class: "card scroll" }, el("table", { id: "scores" }, head(table, state, redraw), bodies)));
 }
