@@ -202,26 +202,34 @@ def later_epochs(trials: SubjectTrials, rounds: int, threads: int) -> None:
 
 
 def input_wait(trials: SubjectTrials, rounds: int) -> None:
-    """Print which share of a step's time a network of one hidden layer waits for resident batches."""
-    stream = SubjectStream(trials, {}, resident=Resident(torch.device("cpu")))
+    """Print which share of a step's time a network of one hidden layer waits for its batches.
+
+    On a CPU betas are resident in shared memory; the device's way of gathering them is measured there beside it.
+    """
+    streams = {
+        "shared memory": SubjectStream(trials, {}),
+        "device tensors": SubjectStream(trials, {}, resident=Resident(torch.device("cpu"))),
+    }
     network = torch.nn.Sequential(torch.nn.Linear(trials.n_voxels, WIDTH), torch.nn.GELU(), torch.nn.Linear(WIDTH, 768))
     optimiser = torch.optim.SGD(network.parameters(), 1e-4)
-    fixed = next(stream.batches("train", 0, BATCH)).voxels
+    fixed = next(streams["shared memory"].batches("train", 0, BATCH)).voxels.clone()
 
-    def step(voxels: torch.Tensor) -> None:
+    def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        network(voxels).square().mean().backward()
+        network(fixed).square().mean().backward()
         optimiser.step()
 
-    def gathered() -> None:
+    def gathered(stream: SubjectStream) -> None:
         for _, batch in zip(range(STEPS), stream.batches("train", 0, BATCH), strict=False):
             del batch
 
-    best = in_turns(rounds, steps=lambda: [step(fixed) for _ in range(STEPS)], gathered=gathered)
-    step_s, gather_s = (best[name][1] / STEPS for name in ("steps", "gathered"))
-    print(f"resident batches of {BATCH}: gathered in {gather_s * 1e3:.1f} ms CPU,")
-    print(f"  a step of {WIDTH} hidden units takes {step_s * 1e3:.0f} ms CPU: ", end="")
-    print(f"input wait {100 * gather_s / (step_s + gather_s):.1f} %")
+    works = {name: lambda stream=stream: gathered(stream) for name, stream in streams.items()}
+    best = in_turns(rounds, step=lambda: [step() for _ in range(STEPS)], **works)
+    step_s = best["step"][1] / STEPS
+    print(f"resident batches of {BATCH}, a step of {WIDTH} hidden units takes {step_s * 1e3:.0f} ms CPU:")
+    for name in streams:
+        gather_s = best[name][1] / STEPS
+        print(f"  from {name} {gather_s * 1e3:.1f} ms: input wait {100 * gather_s / (step_s + gather_s):.1f} %")
 
 
 def measure(folder: Folder, given: argparse.Namespace) -> None:
