@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import flow, sweep
 from bench.data.shards import MANIFEST
@@ -188,7 +189,7 @@ def test_fit_never_receives_test_trials(tiny_shards: Folder, ray_session: None) 
     both = ray.get(data.load([1], (("train", "test"),))[0][1])
     plan = FitPlan(("knn", 1), {}, {}, (1,), "", None, {}, "session", 0)
     with pytest.raises(BadDataError, match="test trials were handed to a fit"):
-        trial._streams(plan, trial.FitInputs({1: both}, {}))
+        trial._streams(plan, trial.FitInputs({1: both}, {}), torch.device("cpu"))
 
 
 def test_numbers() -> None:
