@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -13,6 +14,15 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 CODES = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
+START = """import os, sys
+read, write = (os.dup(os.dup(int(number))) for number in sys.argv[1:3])
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])"""
+"""Puts the two ends of the pipes where the browser looks for them, whatever numbers they have here.
+
+Two copies of each: the first takes what is free of 3 and 4, so that writing to these cannot close an end still needed.
+"""
 
 
 class Page:
@@ -23,8 +33,8 @@ class Page:
         read, self._out = os.pipe()
         self._in, write = os.pipe()
         command = [CHROMIUM, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        shell = ["sh", "-c", f'exec "$@" 3<&{read} 4>&{write}', "sh", *command]
-        self._process = subprocess.Popen(shell, pass_fds=(read, write), stderr=subprocess.DEVNULL)
+        start = [sys.executable, "-c", START, str(read), str(write), *command]
+        self._process = subprocess.Popen(start, pass_fds=(read, write), stderr=subprocess.DEVNULL)
         os.close(read)
         os.close(write)
         self._last, self._buffer, self._session, self.errors = 0, b"", None, []

@@ -5,7 +5,6 @@ import html.parser
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from board_records import COLUMNS, controls, draw, protocol, scored
+from browser import CHROMIUM, FLAGS
 from PIL import Image
 from rich.console import Console
 
@@ -28,11 +28,6 @@ from bench.record import Failure, Finding, write_record
 from bench.storage import Folder
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard.md"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=3000",
-)  # fmt: skip
 HOSTILE = '<script>document.title="owned"</script>|</script><img src=x onerror=alert(1)> & {{script}} [x](y) *b*'
 
 
@@ -177,7 +172,14 @@ def browse(page, tmp_path, *extra):
     """Open a page in a headless browser; returns what it prints."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium), so the page cannot be opened")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *extra, page.as_uri()]
+    command = [
+        CHROMIUM,
+        *FLAGS,
+        "--virtual-time-budget=3000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        *extra,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 

@@ -48,7 +48,7 @@ function latentTable(row) {
 
 function detailsOf(row) {
   const findings = (excludes) => row.leakage.filter((found) => found.excludes === excludes).map((found) => `${found.name}: ${found.finding}`);
-  const facts = [`record ${row.record_id}, finished ${row.finished}, commit ${row.commit}`,
+  const facts = [`record ${row.record_id}, finished ${row.finished}, commit ${row.commit ?? DASH}`,
     `${row.data.betas}; ${row.data.voxelset} in ${row.data.space}`,
     ...(row.rank === null ? [] : [`rank ${row.rank}, 95% interval ${row.rank_interval.join(" to ")}; ${row.borda.toFixed(2)} Borda points`])];
   return el("div", { class: "facts" },

@@ -21,7 +21,7 @@ function drawGallery(table, state) {
   const truth = items.map((item) => el("img", { class: "truth", src: item.truth, alt: item.caption || `test image ${item.stimulus}`, "data-tip": item.caption || null, ...open(item) }));
   const lines = galleryRows(table, items).flatMap((row) => [el("span", { class: `who ${row.role}` }, row.name), ...items.map((item) => {
     const name = `${row.name}, subject ${item.subject}, image ${item.stimulus}`;
-    return item.images[row.record_id] ? el("img", { src: item.images[row.record_id], alt: name, "data-tip": name, ...open(item) }) : el("span", {}, DASH);
+    return item.images[row.record_id] ? el("img", { src: item.images[row.record_id], alt: name, "data-tip": name, ...open(item) }) : el("span", { class: "none" }, DASH);
   })]);
   const grid = el("div", { class: "pictures" }, el("span", { class: "who" }), titles, el("span", { class: "who system" }, "seen"), truth, lines);
   grid.style.gridTemplateColumns = `var(--who) repeat(${items.length}, 104px)`;

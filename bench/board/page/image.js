@@ -14,7 +14,8 @@ function placeMark(score) {
 }
 
 function scoreCell(score, column, row) {
-  if (!score) return el("td", { "data-tip": `${column.label} has no value of this image` }, DASH);
+  const whole = row.metrics[column.name];
+  if (!score) return el("td", { "data-tip": `${column.label}: ${whole.value === null ? whole.status : "no value of single images"}` }, DASH);
   const tied = score.tied ? `, tied with ${plural(score.tied, "other", "others")}` : "";
   const tip = `${row.name}: ${column.label} ${number(score.value, column)}\n${ordinal(score.rank)} best of the subject's ${score.of} test images${tied}`;
   return el("td", { "data-tip": tip }, number(score.value, column), placeMark(score),
@@ -59,7 +60,7 @@ function fillImage(item, table) {
     el("p", { class: "note" }, item.caption || "No caption."),
     el("div", { class: "figures" }, figure(item.truth, `seen by subject ${item.subject}`, "truth", "seen"),
       rows.map((row) => figure(item.images[row.record_id], `${row.name}, image ${item.stimulus}`, row.role, row.name))),
-    el("p", { class: "note" }, "Scores of this image under the chosen protocol. Dots and ranks: its place among all test images that the row was scored on in this subject, right and 1st the best, = where shared. A dash: the metric has no value of single images."),
+    el("p", { class: "note" }, "Scores of this image under the chosen protocol. Dots and ranks: its place among all test images that the row was scored on in this subject, right and 1st the best, = where shared. A dash: the metric was not computed, or has no value of single images."),
     imageScores(item, table, rows));
 }
 

@@ -47,7 +47,7 @@ function drawFilters(table) {
 }
 
 function drawHeader(table) {
-  const systems = table.rows.filter((row) => !row.control).length;
+  const systems = table.rows.filter((row) => row.role === "system").length;
   const facts = [[String(table.dataset.test_stimuli), "test images a subject"], [String(table.subjects.length), table.subjects.length === 1 ? "subject" : "subjects"],
     [String(systems), systems === 1 ? "system" : "systems"], [String(table.protocol.metrics.length), "metrics"],
     [table.dataset.name, `dataset, ${table.dataset.split} split`], [protocolName(table), `protocol, ${table.division} division`]];

@@ -32,7 +32,7 @@ function summaryOf(entries, names, first, second) {
 
 function pairTable(entries, table, names) {
   const columns = Object.fromEntries(table.protocol.metrics.map((column) => [column.name, column]));
-  const width = 300, edge = 10, all = entries.flatMap((entry) => entry.interval.map((end) => (columns[entry.metric].higher_is_better ? end : -end)));
+  const width = 300, edge = 22, all = entries.flatMap((entry) => entry.interval.map((end) => (columns[entry.metric].higher_is_better ? end : -end)));
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
   const x = (value) => edge + ((value - low) / (high - low || 1)) * (width - 2 * edge);
   const drawn = (entry) => {

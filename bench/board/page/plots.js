@@ -109,12 +109,18 @@ function drawCosts(table, state) {
     svg("line", { x1: left, x2: right, y1: y(value), y2: y(value), stroke: "var(--line)" }),
     svg("text", { x: left - 10, y: y(value) + 4, "text-anchor": "end" }, number(value, column))]).flat();
   const times = ticks(low, high, 4).map((power) => svg("text", { x: x(power), y: bottom + 20, "text-anchor": "middle" }, seconds(10 ** power)));
+  // Names move apart where points lie close; each stays beside its own point as far as it can.
+  const heights = new Map();
+  for (const row of [...rows].sort((a, b) => y(a.metrics[column.name].value) - y(b.metrics[column.name].value))) {
+    const near = [...heights].filter(([other]) => Math.abs(x(powers[rows.indexOf(other)]) - x(powers[rows.indexOf(row)])) < 180);
+    heights.set(row, Math.max(y(row.metrics[column.name].value) + 4, ...near.map(([, height]) => height + 14)));
+  }
   const points = rows.map((row, index) => {
     const cell = row.metrics[column.name], [from, to] = cell.interval ?? [cell.value, cell.value], at = x(powers[index]);
     return svg("g", { "data-tip": `${describe(row, column, "all")}\n${seconds(row.costs.cpu_seconds)} CPU, ${seconds(row.costs.gpu_seconds)} GPU` },
       svg("line", { x1: at, x2: at, y1: y(from), y2: y(to), stroke: ROLE.system, "stroke-width": 4, "stroke-linecap": "round", opacity: 0.4 }),
       svg("circle", { cx: at, cy: y(cell.value), r: 5, fill: ROLE.system }),
-      svg("text", { x: at + 11, y: y(cell.value) + 4, class: "strong" }, shorten(row.name, 26)));
+      svg("text", { x: at + 11, y: heights.get(row), class: "strong" }, shorten(row.name, 26)));
   });
   section("costs", el("h2", {}, `Score against cost: ${column.label} ${arrow(column)}`),
     el("p", { class: "note" }, "CPU and GPU seconds of all stages together, on a logarithmic scale; further up is better."),

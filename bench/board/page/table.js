@@ -96,7 +96,7 @@ function headCell(key, label, better, sort, redraw, tip, id) {
   const direction = sort.key === key ? (sort.down ? "descending" : "ascending") : null;
   return el("th", { scope: "col", class: ["rank", "name", "system"].includes(key) ? "name" : null, "aria-sort": direction, "data-tip": tip },
     el("button", { type: "button", id, on: { click: choose } }, label,
-      better ? el("span", { class: "arrow" }, ` ${better === "up" ? "\u2191" : "\u2193"}`) : null));
+      better ? el("span", { class: "arrow" }, `\u00a0${better === "up" ? "\u2191" : "\u2193"}`) : null));
 }
 
 function head(table, state, redraw) {
