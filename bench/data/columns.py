@@ -42,3 +42,25 @@ def from_column(column: pa.Array | pa.ChunkedArray, dtype: np.dtype, shape: tupl
     data = np.frombuffer(column.buffers()[1], dtype=np.uint8)
     start = column.offset * width
     return data[start : start + len(column) * width].view(dtype).reshape(len(column), *shape)
+
+
+def binary_row(array: np.ndarray) -> pa.LargeBinaryArray:
+    """Return a column of one row that holds an array's bytes, without copying them.
+
+    Args:
+        array: Contiguous, any shape; shape and dtype are the reader's to know.
+    """
+    content = pa.py_buffer(np.ascontiguousarray(array))
+    offsets = pa.py_buffer(np.array([0, content.size], "<i8"))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
+
+
+def from_binary_row(column: pa.Array | pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
+    """Return the numbers of a one-row column as a flat, read-only view of its memory."""
+    array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    # Not `array[0].as_buffer()`: Arrow copies a binary value when it makes a scalar of it.
+    _, offsets, content = array.buffers()
+    start, stop = np.frombuffer(offsets, "<i8")[array.offset : array.offset + 2]
+    values = np.frombuffer(content, np.uint8)[start:stop].view(dtype)
+    values.flags.writeable = False  # what Ray keeps inline with its reference would be writable
+    return values

@@ -1,28 +1,30 @@
-"""From shards to the batches an encoder sees: decoded once by Ray tasks, then shared by all fits of a node.
+"""From shards to the batches an encoder sees: decoded once with Ray Data, then shared by all fits of a node.
 
-`load` runs one task for each session file that the manifest names for the subjects and sessions asked for (both prune:
-no other file is opened). A task reads its file once, compares its checksum, and leaves one block of raw betas for each
-part of the split in the object store, so that fitting never holds a test trial although the file is read only once.
-Later epochs, and every other fit on the node, read the blocks from shared memory without a copy.
-
-Plain tasks rather than a Ray Data pipeline: Ray Data joins what a task yields into one block, which would put test
-trials into the memory that fits map, and costs 12 ms a block and a second copy (`tests/perf/RESULTS.md`).
+`load` runs one Ray Data pipeline over the session files that the manifest names for the subjects and sessions asked for
+(both prune: no other file is opened). Each file is read once and its checksum compared; a few files of a subject become
+one row a part of the split: their trials, statistics, and raw betas in one binary value. Every row stays a block of its
+own in the object store, so that fitting never holds a test trial although files are read only once. Later epochs, and
+every other fit on the node, read the blocks from shared memory without a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import ray.data
 
-from bench.data.columns import from_column
+from bench.data.columns import from_binary_row, from_column
 from bench.data.shards import FileEntry, Manifest, read_checked, read_manifest, voxels_path
 from bench.data.splits import ROLES, Split, SplitRole
+from bench.data.stream_blocks import COLUMNS, Part, row, statistics_of
 from bench.data.stream_rules import Moments, Normalise, Rule, moments, rule, scaling
 from bench.data.stream_trials import Betas, SubjectTrials
 from bench.errors import BadDataError, CorruptFileError, MissingDataError
@@ -30,6 +32,8 @@ from bench.storage import Folder
 
 FIT: tuple[SplitRole, ...] = ("train", "validation")
 TEST: tuple[SplitRole, ...] = ("test",)
+GROUP_BYTES = 128 << 20
+"""Bytes of session files that one task reads: Ray Data spends 12 ms on each block, whatever it holds."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,6 @@ class _Context:
     shared: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One session's trials of one part, without their betas."""
-
-    columns: dict[str, np.ndarray]
-    moments: Moments | None
-
-
 def load(query: Query, shared: np.ndarray) -> list[dict[int, Any]]:
     """Read subjects into the object store.
 
@@ -91,19 +87,27 @@ def load(query: Query, shared: np.ndarray) -> list[dict[int, Any]]:
     manifest = read_manifest(query.shards)
     entries = {subject: _entries(manifest, subject, query.sessions) for subject in query.subjects}
     context = ray.put(_Context(query, manifest, shared))
-    returns = 2 + len(query.parts)
-    read = {s: [_read.options(num_returns=returns).remote(context, e) for e in entries[s]] for s in query.subjects}
-    _wait([outputs[0] for sessions in read.values() for outputs in sessions])
+    groups = {subject: _groups(of_subject) for subject, of_subject in entries.items()}
+    blocks = iter(_read_all(context, query, [group for subject in query.subjects for group in groups[subject]]))
     found: list[dict[int, Any]] = [{} for _ in query.parts]
-    for subject, outputs in read.items():
-        # References in a list are passed on as they are: the blocks stay where they were made.
-        blocks = [[refs[2 + part] for refs in outputs] for part in range(len(query.parts))]
-        made = _assemble.options(num_returns=len(query.parts)).remote(
-            context, subject, blocks, *[r[1] for r in outputs]
-        )
-        for part, ref in zip(found, [made] if len(query.parts) == 1 else made, strict=True):
-            part[subject] = ref
+    for subject in query.subjects:
+        # A group's parts follow each other, so that every `len(parts)`-th block is of one part.
+        own = list(islice(blocks, len(groups[subject]) * len(query.parts)))
+        for part in range(len(query.parts)):
+            refs = own[part :: len(query.parts)]
+            found[part][subject] = _assemble.remote(context, subject, refs, *refs)
     return found
+
+
+def _groups(entries: Sequence[FileEntry]) -> list[tuple[FileEntry, ...]]:
+    """Cut a subject's session files into runs of at most `GROUP_BYTES`, or of one file where that is larger."""
+    groups: list[tuple[FileEntry, ...]] = []
+    for entry in entries:
+        if groups and sum(e.size for e in groups[-1]) + entry.size <= GROUP_BYTES:
+            groups[-1] = (*groups[-1], entry)
+        else:
+            groups.append((entry,))
+    return groups
 
 
 def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -> list[FileEntry]:
@@ -122,36 +126,70 @@ def _entries(manifest: Manifest, subject: int, sessions: Sequence[int] | None) -
     return [entry for entry in entries if entry.session in sessions]
 
 
-def _wait(done: list[Any]) -> None:
-    """Wait for tasks; the first that fails raises its own error."""
-    try:
-        ray.get(done)
-    except (CorruptFileError, MissingDataError, BadDataError) as error:
-        # The other tasks are left to end by themselves: with several results a task, `ray.cancel` of Ray 2.60 aborts
-        # this process when the task completes all the same.
-        cause = getattr(error, "cause", error)
-        raise type(cause)(str(cause)) from None
+def _read_all(
+    context: Any,  # noqa: ANN401 - a Ray reference
+    query: Query,
+    groups: Sequence[tuple[FileEntry, ...]],
+) -> list[Any]:
+    """Return references to a block for each part of each group of files, in their order, read and checked by Ray Data.
+
+    Raises:
+        CorruptFileError, MissingDataError, BadDataError: If a file is not what the manifest says, with its name.
+    """
+    settings = ray.data.DataContext.get_current().copy()
+    settings.execution_options.preserve_order = True
+    settings.raise_original_map_exception = True  # else a corrupt file's message is lost on the way back
+    settings.target_max_block_size = 1  # a row is a block: parts are not joined, and a subject's betas are not cut
+    # The error is raised with its own message; Ray's log would put two tracebacks of its insides before it.
+    for name in ("ray.data._internal.execution", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with ray.data.DataContext.current(settings):
+        items = ray.data.from_items([{"place": i} for i in range(len(groups))], override_num_blocks=len(groups))
+        reader = _GroupReader(context, tuple(groups))
+        read = items.map_batches(reader, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
+        try:
+            blocks: list[Any] = read.materialize().to_arrow_refs()
+        except (CorruptFileError, MissingDataError, BadDataError) as error:
+            # Ray Data puts advice about its own retries, on further lines, behind the message.
+            cause = getattr(error, "cause", error)
+            raise type(cause)(str(cause).partition("\n")[0]) from None
+    if len(blocks) != len(groups) * len(query.parts):
+        raise RuntimeError(f"{len(groups)} groups of {len(query.parts)} parts came as {len(blocks)} blocks")
+    return blocks
 
 
-@ray.remote(num_cpus=1)
-def _read(context: _Context, entry: FileEntry) -> tuple[Any, ...]:
-    """Read one session file; return its path, its trials by part, and a block of betas for each part."""
+@dataclass(frozen=True)
+class _GroupReader:
+    """Reads the session files that a row names; a callable, so that Ray Data ships it with its files."""
+
+    context: Any
+    groups: tuple[tuple[FileEntry, ...], ...]
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Yield a row for each part: the sessions' trials, statistics and betas."""
+        context: _Context = ray.get(self.context)
+        sessions = [_session(context, entry) for entry in self.groups[batch["place"][0].as_py()]]
+        for part in range(len(context.query.parts)):
+            yield row([session[part] for session in sessions])
+
+
+def _session(context: _Context, entry: FileEntry) -> list[Part]:
+    """Read one session file; return its parts."""
     query = context.query
     table = _table(query.shards, entry)
     betas = _betas(table, context.manifest, entry)
     columns = {name: table[name].to_numpy() for name in ("trial", "stimulus", "repeat")}
     columns["session"] = np.full(len(betas), entry.session, np.int32)
     columns["role"] = query.split.roles(columns["stimulus"], np.isin(columns["stimulus"], context.shared))
-    chosen, parts, blocks = rule(query.normalise), [], []
+    chosen, parts = rule(query.normalise), []
     known: dict[tuple[SplitRole, ...], Moments] = {}  # most rules give all parts the same statistics
     for roles in query.parts:
         keep = np.flatnonzero(np.isin(columns["role"], _numbers(roles)))
         whose = _whose(chosen, roles)
         if chosen is not None and whose not in known:
             known[whose] = moments(betas, np.flatnonzero(np.isin(columns["role"], _numbers(whose))))
-        parts.append(_Part({name: values[keep] for name, values in columns.items()}, known.get(whose)))
-        blocks.append(betas if len(keep) == len(betas) else betas[keep])
-    return (entry.path, parts, *blocks)
+        parts.append(Part({name: v[keep] for name, v in columns.items()}, known.get(whose), betas, keep))
+    return parts
 
 
 def _table(folder: Folder, entry: FileEntry) -> pa.Table:
@@ -198,33 +236,27 @@ def _whose(chosen: Rule | None, part: tuple[SplitRole, ...]) -> tuple[SplitRole,
 
 
 @ray.remote(num_cpus=1)
-def _assemble(context: _Context, subject: int, blocks: list[list[Any]], *sessions: list[_Part]) -> Any:  # noqa: ANN401
-    """Return one subject's trials of each part from what was read of its sessions."""
+def _assemble(context: _Context, subject: int, refs: list[Any], *blocks: pa.Table) -> SubjectTrials:
+    """Return one subject's trials of one part from the blocks of its sessions, which stay where they are."""
     query, manifest = context.query, context.manifest
     voxels = _voxels(query.shards, manifest, subject)
     axes = [axis for axis in ("x", "y", "z", "vertex") if axis in voxels.column_names]
     atlases = [name for name in voxels.column_names if name.startswith("atlas:")]
     numbers = [entry.session for entry in _entries(manifest, subject, query.sessions)]
-    made = []
-    for place, refs in enumerate(blocks):
-        parts = [session[place] for session in sessions]
-        statistics = [part.moments for part in parts if part.moments is not None]
-        mean, scale = scaling(rule(query.normalise), statistics, numbers, voxels.num_rows)
-        if query.normalise == "none":
-            scale *= manifest.scale  # stored numbers to percent signal change
-        made.append(
-            SubjectTrials(
-                subject=subject,
-                coordinates=np.stack([voxels[axis].to_numpy() for axis in axes], axis=1),
-                labels={name.removeprefix("atlas:"): voxels[name].to_numpy() for name in atlases},
-                betas=Betas(tuple(refs)),
-                mean=mean,
-                scale=scale,
-                sessions=np.array(numbers, np.int32),
-                **{name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
-            )
-        )
-    return made[0] if len(made) == 1 else tuple(made)
+    statistics = [each for block in blocks for each in statistics_of(block)]
+    mean, scale = scaling(rule(query.normalise), statistics, numbers, voxels.num_rows)
+    if query.normalise == "none":
+        scale *= manifest.scale  # stored numbers to percent signal change
+    return SubjectTrials(
+        subject=subject,
+        coordinates=np.stack([voxels[axis].to_numpy() for axis in axes], axis=1),
+        labels={name.removeprefix("atlas:"): voxels[name].to_numpy() for name in atlases},
+        betas=Betas(tuple(refs), dtype=manifest.dtype, voxels=voxels.num_rows),
+        mean=mean,
+        scale=scale,
+        sessions=np.array(numbers, np.int32),
+        **{n: np.concatenate([from_binary_row(b[n], np.dtype(k)) for b in blocks]) for n, k in COLUMNS.items()},
+    )
 
 
 def _voxels(folder: Folder, manifest: Manifest, subject: int) -> pa.Table:

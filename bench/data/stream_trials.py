@@ -14,6 +14,7 @@ import ray
 import torch
 
 from bench.data.splits import ROLES, SplitRole
+from bench.data.stream_blocks import betas_of
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,28 @@ class Betas:
     What is pickled is the references alone: every process of a node looks at the same memory, which is read-only.
 
     Attributes:
-        refs: Ray references to the blocks.
+        refs: Ray references to blocks as `bench.data.stream` leaves them: one row, the betas of some sessions in it.
         arrays: The blocks themselves, where they are not in Ray's object store.
+        dtype: NumPy type of the betas behind `refs`.
+        voxels: V of the betas behind `refs`.
     """
 
     refs: tuple[Any, ...] = ()
     arrays: tuple[np.ndarray, ...] = ()
+    dtype: str = ""
+    voxels: int = 0
 
     @functools.cached_property
     def blocks(self) -> tuple[np.ndarray, ...]:
         """The blocks, in the order of sessions."""
-        return self.arrays or tuple(ray.get(list(self.refs)))
+        if self.arrays:
+            return self.arrays
+        return tuple(
+            session for block in ray.get(list(self.refs)) for session in betas_of(block, self.dtype, self.voxels)
+        )
 
     def __reduce__(self) -> tuple[type[Betas], tuple[Any, ...]]:
-        return Betas, (self.refs, self.arrays)
+        return Betas, (self.refs, self.arrays, self.dtype, self.voxels)
 
 
 @dataclass(frozen=True)
