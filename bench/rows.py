@@ -13,7 +13,6 @@ import torch
 from bench import recipe_generators, workspace
 from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
-from bench.data.leakage import audit, audit_training_sets
 from bench.data.splits import ROLES
 from bench.data.stream_trials import SubjectTrials
 from bench.declared import steps_of
@@ -23,6 +22,7 @@ from bench.fit.plan import FitPlan
 from bench.fit.trial import FitRecord, read_fit
 from bench.generators.chosen import Chosen
 from bench.graph import Images
+from bench.leakage import audit, audit_training_sets
 from bench.predict import IDENTITY, Prediction, planned, read_predictions
 from bench.recipe import Recipe, Stage
 from bench.record import Costs, LatentScore, Link, ModelSize, StagePart

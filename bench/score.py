@@ -26,8 +26,8 @@ import torch
 from bench import cluster, console, declared, record, score_inputs, weights_list, workspace
 from bench.data import orders
 from bench.data.image_shards import read_images
-from bench.data.leakage import audit_declaration
 from bench.errors import BadDataError, MissingDataError
+from bench.leakage import audit_declaration
 from bench.scored import Row, Scored, Task, now, score_link, write_score
 from bench.storage import Folder
 from eval.plugins import base as metric_plugins

@@ -1,7 +1,7 @@
 """Choosing one of a picture's samples: encoded by a frozen generator, compared with a reference in the same space.
 
 MindEye1 compares with the brain-predicted CLIP embedding, which is fair; MindBridge and BrainGuard with the true
-picture's, which is an oracle (`bench.data.leakage` keeps such rows out of the ranking).
+picture's, which is an oracle (`bench.leakage` keeps such rows out of the ranking).
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ from bench import score as stage
 from bench.board.build import build
 from bench.board.markdown import markdown
 from bench.data import training_sets
-from bench.data.leakage import audit, audit_declaration, audit_training_sets, generators_of
 from bench.data.splits import ROLES
 from bench.data.stream_rules import Normalise
 from bench.data.training_sets import TRAINING_SETS, overlap
 from bench.declared import Declaration, described, parse, steps_of
 from bench.errors import OptionError, UnknownNameError
 from bench.identity import plain
+from bench.leakage import audit, audit_declaration, audit_training_sets, generators_of
 from bench.recipe import HeadSpec, Node, Recipe, Select, Stage
 from bench.record import read_records, write_record
 from bench.storage import Folder

@@ -10,8 +10,8 @@ from board_records import dataset, draw, protocol, scored
 from stream_shards import SHARED, trials_of
 
 from bench.board.build import build
-from bench.data.leakage import audit
 from bench.data.splits import ROLES, Split
+from bench.leakage import audit
 from bench.post import STEPS, PostStep
 from bench.recipe import HeadSpec, Node, Recipe, Stage
 from bench.record import read_records, read_samples, write_record

@@ -242,9 +242,7 @@ def test_an_atlas_of_another_box(own):
     nsd_volumes.write_nifti(
         own.root / layout.roi_volume(1, SPACE, "streams"), own.volumes["streams"].transpose(2, 1, 0), SPACE
     )
-    with pytest.raises(
-        BadDataError, match=r"streams.* has shape \(5, 8, 6\), the voxel set's maps have \(6, 8, 5\)"
-    ):
+    with pytest.raises(BadDataError, match=r"streams.* has shape \(5, 8, 6\), the voxel set's maps have \(6, 8, 5\)"):
         reader(own).voxels(1)
 
 

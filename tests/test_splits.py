@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_shards import trials_of
 
-from bench.data.leakage import audit
 from bench.data.splits import ROLES, Split
+from bench.leakage import audit
 from bench.recipe import Recipe
 from bench.recipe_parts import HeadSpec, Node, Stage
 
