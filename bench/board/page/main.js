@@ -99,6 +99,7 @@ function draw(table) {
 }
 
 document.addEventListener("mousemove", showTip);
+NARROW.addEventListener("change", redraw);
 const followPapers = drawPapers(board.published);
 redraw();
 openLinked();

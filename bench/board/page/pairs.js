@@ -32,7 +32,7 @@ function summaryOf(entries, names, first, second) {
 
 function pairTable(entries, table, names) {
   const columns = Object.fromEntries(table.protocol.metrics.map((column) => [column.name, column]));
-  const width = 300, edge = 22, all = entries.flatMap((entry) => entry.interval.map((end) => (columns[entry.metric].higher_is_better ? end : -end)));
+  const width = NARROW.matches ? 170 : 300, edge = 22, all = entries.flatMap((entry) => entry.interval.map((end) => (columns[entry.metric].higher_is_better ? end : -end)));
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
   const x = (value) => edge + ((value - low) / (high - low || 1)) * (width - 2 * edge);
   const drawn = (entry) => {
@@ -47,8 +47,8 @@ function pairTable(entries, table, names) {
     el("td", { class: "drawn" }, drawn(entry)), el("td", { class: entry.better ? "best" : null }, signed(entry.difference)),
     el("td", {}, `${signed(entry.interval[0])} to ${signed(entry.interval[1])}`), el("td", {}, pValue(entry.p_value)), el("td", {}, pValue(entry.p_adjusted)),
     el("td", { class: "words" }, verdictOf(entry, names)));
-  const titles = ["metric", "right is better for the first", "difference", "95% interval", "p", "p (Holm)", "verdict"];
-  const marks = ticks(low, high > low ? high : low + 1, 4).map((value) => svg("text", { x: x(value), y: 12, "text-anchor": "middle" }, value.toFixed(2)));
+  const titles = ["metric", "right: the first is better", "difference", "95% interval", "p", "p\u00a0(Holm)", "verdict"];
+  const marks = ticks(low, high > low ? high : low + 1, NARROW.matches ? 2 : 4).map((value) => svg("text", { x: x(value), y: 12, "text-anchor": "middle" }, value.toFixed(2)));
   return el("table", { id: "tests" }, el("thead", {}, el("tr", {}, titles.map((title, place) => el("th", { scope: "col", class: [0, 6].includes(place) ? "name" : null }, title)))),
     el("tbody", {}, entries.map(line), el("tr", { class: "axis" }, el("td", {}), el("td", { class: "drawn" }, svg("svg", { width, height: 16, "aria-hidden": "true" }, marks)), el("td", { colspan: 5 }))));
 }

@@ -1,4 +1,8 @@
 // Plots: the winner against the floors, subjects one by one, score against cost.
+// Drawn in the width that is there, so that letters keep their size on a narrow screen.
+const NARROW = window.matchMedia("(max-width: 720px)");
+const plotWidth = (wide) => (NARROW.matches ? Math.min(wide, Math.max(300, window.innerWidth - 74)) : wide);
+
 function axis(scale, from, to, top, bottom, many, format) {
   return ticks(from, to, many).map((value) => [
     svg("line", { x1: scale(value), x2: scale(value), y1: top, y2: bottom, stroke: "var(--line)" }),
@@ -15,7 +19,7 @@ function forest(entries, table, control) {
     return { ...entry, middle: sign * entry.difference, low: span[0], high: span[1] };
   });
   const low = Math.min(0, ...better.map((entry) => entry.low)), high = Math.max(0, ...better.map((entry) => entry.high));
-  const width = 620, left = 150, right = width - 90, row = 26, bottom = 8 + row * better.length;
+  const width = plotWidth(620), left = NARROW.matches ? 116 : 150, right = width - (NARROW.matches ? 64 : 90), row = 26, bottom = 8 + row * better.length;
   const x = (value) => left + ((value - low) / (high - low || 1)) * (right - left);
   const lines = better.map((entry, index) => {
     const y = 8 + row * (index + 0.5), colour = entry.better ? ROLE.system : "var(--faint)";
@@ -30,7 +34,7 @@ function forest(entries, table, control) {
   });
   return el("div", { class: "card" }, el("h3", {}, `minus ${control}`),
     svg("svg", { viewBox: `0 0 ${width} ${bottom + 26}`, role: "img", "aria-label": `Paired differences to ${control}` },
-      axis(x, low, high, 4, bottom, 5, (value) => value.toFixed(2)),
+      axis(x, low, high, 4, bottom, NARROW.matches ? 2 : 5, (value) => value.toFixed(2)),
       svg("line", { x1: x(0), x2: x(0), y1: 0, y2: bottom, stroke: "var(--soft)", "stroke-width": 1.5 }), lines));
 }
 
@@ -42,13 +46,13 @@ function drawFloors(table) {
   const winner = names[table.comparisons[0].system];
   const panels = [...groups].map(([control, entries]) => forest(entries, table, names[control]));
   section("floors", el("h2", {}, `Does the best system see the image? ${winner}`),
-    el("p", { class: "note" }, "Paired differences on the same images and subjects, turned so that right is better, with 95% intervals. Grey: the interval holds zero."),
+    el("p", { class: "note" }, "Paired differences on the same images and subjects, turned so that right is better, with 95% intervals. Grey: not shown to be better."),
     el("div", { class: "panels" }, panels));
 }
 
 function strip(table, column) {
   const rows = table.rows.filter((row) => row.metrics[column.name].value !== null);
-  const width = 660, left = 190, right = width - 16, step = 28, bottom = 8 + step * rows.length;
+  const width = plotWidth(660), left = NARROW.matches ? 120 : 190, right = width - 16, step = 28, bottom = 8 + step * rows.length;
   const values = rows.flatMap((row) => Object.values(row.metrics[column.name].per_subject).map((cell) => cell.value))
     .filter((value) => value !== null);
   if (!values.length) return null;
@@ -58,12 +62,12 @@ function strip(table, column) {
     const dots = Object.entries(cell.per_subject).filter(([, own]) => own.value !== null).map(([subject, own]) =>
       svg("circle", { cx: x(own.value), cy: y, r: 4, fill: colour, opacity: 0.45, "data-tip": `subject ${subject}\n${describe(row, column, subject)}` }));
     return svg("g", {},
-      svg("text", { x: left - 14, y: y + 4, "text-anchor": "end", class: row.role === "system" ? "strong" : null }, shorten(row.name, 24)),
+      svg("text", { x: left - 14, y: y + 4, "text-anchor": "end", class: row.role === "system" ? "strong" : null }, shorten(row.name, NARROW.matches ? 13 : 24)),
       svg("line", { x1: left, x2: right, y1: y, y2: y, stroke: "var(--track)" }), dots,
       svg("line", { x1: x(cell.value), x2: x(cell.value), y1: y - 9, y2: y + 9, stroke: colour, "stroke-width": 3, "data-tip": describe(row, column, "all") }));
   });
   return svg("svg", { viewBox: `0 0 ${width} ${bottom + 26}`, role: "img", "aria-label": `${column.label} of each subject` },
-    axis(x, x.low, x.high, 4, bottom, 6, (value) => number(value, column)), lines);
+    axis(x, x.low, x.high, 4, bottom, NARROW.matches ? 3 : 6, (value) => number(value, column)), lines);
 }
 
 const shorten = (name, most) => (name.length > most ? `${name.slice(0, most - 1)}\u2026` : name);
@@ -99,7 +103,7 @@ function drawCosts(table, state) {
   const spent = (row) => row.costs.gpu_seconds + row.costs.cpu_seconds;
   const rows = table.rows.filter((row) => row.role === "system" && spent(row) > 0 && row.metrics[column.name].value !== null);
   if (rows.length < 2) return section("costs");
-  const width = 900, height = 300, left = 70, right = width - 190, bottom = height - 44;
+  const width = plotWidth(900), height = 300, left = NARROW.matches ? 46 : 70, right = width - (NARROW.matches ? 110 : 190), bottom = height - 44;
   const powers = rows.map((row) => Math.log10(spent(row)));
   const low = Math.min(...powers) - 0.1, high = Math.max(...powers) + 0.1;
   const x = (power) => left + ((power - low) / (high - low)) * (right - left);
@@ -108,7 +112,7 @@ function drawCosts(table, state) {
   const marks = ticks(up.low, up.high, 5).map((value) => [
     svg("line", { x1: left, x2: right, y1: y(value), y2: y(value), stroke: "var(--line)" }),
     svg("text", { x: left - 10, y: y(value) + 4, "text-anchor": "end" }, number(value, column))]).flat();
-  const times = ticks(low, high, 4).map((power) => svg("text", { x: x(power), y: bottom + 20, "text-anchor": "middle" }, seconds(10 ** power)));
+  const times = ticks(low, high, NARROW.matches ? 2 : 4).map((power) => svg("text", { x: x(power), y: bottom + 20, "text-anchor": "middle" }, seconds(10 ** power)));
   // Names move apart where points lie close; each stays beside its own point as far as it can.
   const heights = new Map();
   for (const row of [...rows].sort((a, b) => y(a.metrics[column.name].value) - y(b.metrics[column.name].value))) {
@@ -120,7 +124,7 @@ function drawCosts(table, state) {
     return svg("g", { "data-tip": `${describe(row, column, "all")}\n${seconds(row.costs.cpu_seconds)} CPU, ${seconds(row.costs.gpu_seconds)} GPU` },
       svg("line", { x1: at, x2: at, y1: y(from), y2: y(to), stroke: ROLE.system, "stroke-width": 4, "stroke-linecap": "round", opacity: 0.4 }),
       svg("circle", { cx: at, cy: y(cell.value), r: 5, fill: ROLE.system }),
-      svg("text", { x: at + 11, y: heights.get(row), class: "strong" }, shorten(row.name, 26)));
+      svg("text", { x: at + 11, y: heights.get(row), class: "strong" }, shorten(row.name, NARROW.matches ? 14 : 26)));
   });
   section("costs", el("h2", {}, `Score against cost: ${column.label} ${arrow(column)}`),
     el("p", { class: "note" }, "CPU and GPU seconds of all stages together, on a logarithmic scale; further up is better."),

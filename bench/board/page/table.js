@@ -1,5 +1,5 @@
 // The ranked table: systems on top, ceilings and floors below a rule; every column sorts.
-const WIDTH = 92, HEIGHT = 12;
+const WIDTH = 80, HEIGHT = 12;
 
 function bar(row, column, table, subject) {
   const cell = cellOf(row, column.name, subject);
