@@ -91,6 +91,11 @@ def focus(page):
     return page.js("document.activeElement.id")
 
 
+def wait_until_closed(page):
+    """The dialog is gone and the page has heard of it: the event comes after the dialog has closed."""
+    page.wait("!document.getElementById('image').open && location.hash === ''")
+
+
 def table_of(board, dataset="nsd"):
     return next(table for table in board[0]["tables"] if table["dataset"]["name"] == dataset)
 
@@ -165,8 +170,7 @@ def test_image_opens_by_enter_and_closes_by_escape(page, board):
         page.press("Tab")
         assert page.js("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
     page.press("Escape")
-    page.wait("!document.getElementById('image').open")
-    assert page.js("location.hash") == ""
+    wait_until_closed(page)
     assert focus(page) == "image-1-4"
 
 
@@ -193,7 +197,7 @@ def test_image_shows_scores_and_their_places(page, board):
     page.wait("document.getElementById('image-title').textContent === 'Subject 2, image 4'")
     assert page.js("location.hash") == "#image=2-4"
     page.click("#image-close")
-    page.wait("!document.getElementById('image').open")
+    wait_until_closed(page)
     assert focus(page) == "image-2-4"
 
 
@@ -204,13 +208,16 @@ def test_linked_image_opens_and_the_back_key_closes_it(page, board):
     page.wait("document.getElementById('image')?.open")
     assert page.js("document.getElementById('image-title').textContent") == "Subject 2, image 3"
     page.press("Escape")
-    page.wait("!document.getElementById('image').open")
+    wait_until_closed(page)
     page.click("#image-1-3")
     page.wait("document.getElementById('image').open")
     page.js("history.back()")
-    page.wait("!document.getElementById('image').open")
+    wait_until_closed(page)
     for unknown in ("#image=9-9", "#image=<b>", "#image=1-3x"):
+        # The page's own listener came first, so it has run when this one has.
+        page.js("window.heard = false; addEventListener('hashchange', () => { window.heard = true; }, {once: true})")
         page.js(f"location.hash = '{unknown}'")
+        page.wait("window.heard")
         assert not page.js("document.getElementById('image').open")
 
 
