@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from board_records import COLUMNS, controls, dataset, draw, protocol, scored
+from board_records import COLUMNS, dataset, draw, protocol, scored
 from browser import CHROMIUM, Page
 from test_leaderboard_page import png
 
@@ -45,7 +45,8 @@ def records():
         one(*each, control=kind)
         for *each, kind in (("mean image", 0.2, 20, "mean-image"), ("oracle", 0.95, 21, "oracle"))
     ]
-    return [*pairs, scored("tiny", draw(0.5)), scored("small", draw(0.4, seed=3)), *controls()]
+    things = dataset(name="things")
+    return [*pairs, scored("tiny", draw(0.5), part=things), scored("small", draw(0.4, seed=3), part=things)]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_filters_choose_table_and_subject_and_keep_the_focus(page, board):
     assert page.js("[...document.querySelectorAll('.pictures .head')].map((e) => e.id)") == [
         f"image-2-{stimulus}" for stimulus in (3, 4, 5)
     ]
-    page.choose("pick-dataset", "simulated-nsd")
+    page.choose("pick-dataset", "things")
     assert names(page) == ["tiny", "small"]
     assert page.js("document.getElementById('gallery').children.length") == 0
 
@@ -278,8 +279,13 @@ def test_papers_follow_the_filters_and_sort(page, board):
     page.choose("paper-dataset", "all")
     page.choose("paper-protocol", "all")
     assert page.js(papers)[0] == "nsd-mindeye2"  # still first: it fits what is chosen above
-    page.choose("pick-dataset", "simulated-nsd")
-    assert page.js("document.getElementById('paper-protocol').value") == "all"
+    page.choose("pick-dataset", "things")
+    assert set(page.js(papers)) == {
+        "things-cs292f",
+        "things-cs292f-latents",
+    }  # papers have these data, not our protocol
+    page.choose("paper-dataset", "all")
+    assert page.js(papers)[0] == "things-cs292f"
     assert len(page.js(papers)) == sum(len(table["rows"]) for table in board[0]["published"])
 
 
