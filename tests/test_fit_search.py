@@ -11,6 +11,7 @@ import ray
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
+from bench.data.stream_trials import Betas
 from bench.errors import OptionError, ReconbenchError
 from bench.fit import search
 from bench.fit.candidates import Candidate, candidates, data_key, select
@@ -285,9 +286,11 @@ def test_the_last_stage_is_selected():
 @pytest.fixture(scope="module")
 def refs(ray_session) -> DataRefs:
     subjects = {subject: ray.put(trials_of(subject)) for subject in (1, 2)}
-    betas = trials_of(1).betas.copy()
-    betas[trials_of(1).rows("train")[0], 0] = np.nan
-    spoilt = ray.put(dataclasses.replace(trials_of(1), betas=betas))
+    whole = trials_of(1)
+    blocks = [block.copy() for block in whole.betas.blocks]
+    (block,), (row,) = whole.places(whole.rows("train")[:1])
+    blocks[block][row, 0] = np.nan
+    spoilt = ray.put(dataclasses.replace(whole, betas=Betas(arrays=tuple(blocks))))
     return DataRefs(
         {":session": subjects, "spoilt:session": {1: spoilt, 2: subjects[2]}},
         {TARGET: ray.put(target_table())},
