@@ -31,9 +31,18 @@ class Resize:
         """Resize `(B, 3, H, W)` floating-point images; those of the right size already pass unchanged."""
         if images.shape[-2:] == (self.size, self.size):
             return images
-        return functional.interpolate(
-            images, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=self.antialias
+        # As channels of one image: on a CPU torch's kernel for more than three of them is up to 5 times as fast. Its
+        # last digits differ, so that a picture that comes alone takes it too, twice, and no batch size shows.
+        count, (height, width) = len(images), images.shape[-2:]
+        planes = images.reshape(1, -1, height, width).contiguous()
+        resized = functional.interpolate(
+            planes if count > 1 else planes.repeat(1, 2, 1, 1),
+            (self.size, self.size),
+            mode=self.interpolation,
+            align_corners=False,
+            antialias=self.antialias,
         )
+        return resized.view(-1, images.shape[1], self.size, self.size)[:count]
 
     def describe(self) -> str:
         """Return the step in words."""

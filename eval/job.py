@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eval.images import PilResize, Resize, Step, digest_images
 from eval.metrics.base import unit_images
+from eval.metrics.ssim import TOGETHER
 from eval.networks.features import Places, Precision, distinct
 
 EncodingModel = Callable[[Tensor], Tensor]
@@ -100,8 +101,8 @@ def _bytes_after(job: Job, first: Resize | PilResize) -> int:
 
 
 def _resized(images: Tensor, step: Step, device: torch.device) -> Tensor:
-    """Resize pictures `(N, 3, H, W)` one at a time: the whole in float32 would be four times what was given."""
+    """Resize pictures `(N, 3, H, W)` a few at a time: the whole in float32 would be four times what was given."""
     resized = torch.empty(len(images), 3, step.size, step.size)
-    for place, image in enumerate(images):
-        resized[place] = step(unit_images(image[None].to(device)).float())[0].cpu()
+    for there, some in zip(resized.split(TOGETHER), images.split(TOGETHER), strict=True):
+        there.copy_(step(unit_images(some.to(device)).float()))
     return resized

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torchvision import transforms
 
 from eval.images import Resize
 from eval.metrics.correlation_distance import correlation_distance
@@ -303,3 +304,14 @@ def test_the_first_step_done_once_or_each_time_is_the_same(pictures, scores, mon
     each_time = score(pictures[0][:, 0], pictures[1], "scenes-1")
     for name in COLUMNS:
         np.testing.assert_allclose(each_time.per_image[name], scores.per_image[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_resizing_is_torchvisions_and_does_not_depend_on_the_batch(antialias):
+    images = torch.rand(5, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    step = Resize(67, antialias)
+    resized = step(images)
+    torch.testing.assert_close(resized, transforms.Resize((67, 67), antialias=antialias)(images), rtol=0, atol=1e-5)
+    strided = images.repeat_interleave(2, 0)[::2]
+    for size in (1, 2, 3):
+        assert torch.equal(torch.cat([step(part) for part in strided.split(size)]), resized)
