@@ -8,7 +8,7 @@ Shape legend: N images, M metrics, B resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,9 @@ def resampled_means(values: Array, resamples: int = RESAMPLES, seed: int = 0) ->
     Returns:
         `(B, M)`.
     """
-    return counts(np.random.default_rng(seed), resamples, len(values)) @ values / len(values)
+    draws = counts(np.random.default_rng(seed), resamples, len(values))
+    # A product a column: the last digit of a metric must not depend on which others stand beside it.
+    return np.stack([draws @ np.ascontiguousarray(column) for column in values.T], 1) / len(values)
 
 
 def bootstrap(values: Array, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Estimate:
@@ -65,12 +67,31 @@ def bootstrap(values: Array, resamples: int = RESAMPLES, level: float = LEVEL, s
     Raises:
         ValueError: If there are no values or one is NaN.
     """
-    _check_values(values)
-    means = resampled_means(values[:, None], resamples, seed)[:, 0]
-    low, high = np.quantile(means, tails(level))
-    n = len(values)
-    error = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return Estimate(float(values.mean()), error, float(low), float(high), n)
+    return bootstraps([values], resamples, level, seed)[0]
+
+
+def bootstraps(
+    columns: Sequence[Array], resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> list[Estimate]:
+    """Estimate several means of the same images, each as `bootstrap` does, from one set of draws.
+
+    Args:
+        columns: For each metric `(N,)`, one value an image.
+        resamples: Number of bootstrap samples.
+        level: Coverage of the intervals.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If the metrics have different numbers of images, no values, or one that is NaN.
+    """
+    for values in columns:
+        _check_values(values)
+    if len(sizes := {len(values) for values in columns}) > 1:
+        raise ValueError(f"one set of draws takes metrics of the same images; got {sorted(sizes)} values")
+    if not columns:
+        return []
+    intervals = np.quantile(resampled_means(np.stack(columns, 1), resamples, seed), tails(level), axis=0).T
+    return [_estimate(values, float(low), float(high)) for values, (low, high) in zip(columns, intervals, strict=True)]
 
 
 def expected_chance(
@@ -128,6 +149,12 @@ def counts(rng: np.random.Generator, resamples: int, n: int) -> Array:
 def tails(level: float) -> tuple[float, float]:
     """The two quantiles that bound an interval of this coverage."""
     return (1 - level) / 2, (1 + level) / 2
+
+
+def _estimate(values: Array, low: float, high: float) -> Estimate:
+    n = len(values)
+    error = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Estimate(float(values.mean()), error, low, high, n)
 
 
 def _check_values(values: Array) -> None:

@@ -24,6 +24,7 @@ from eval.plugins import base as metric_plugins
 from eval.plugins.base import Inputs, Plugin
 from eval.protocols import base as protocols
 from eval.protocols.base import MetricSpec, Protocol
+from eval.statistics import Estimate
 from eval.values import compute
 
 __all__ = ["EncodingModel", "FeatureCache", "MetricResult", "Scores", "score"]
@@ -159,12 +160,13 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     place = torch.device(device)
     job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
     per_image = compute(wanted, job)
-    results = [_result(spec, reasons[spec.name], per_image, seed) for spec in chosen.metrics]
     inputs = Inputs(stacked, truth, weights, place, batch)
     for plugin in extra:
-        values = {name: each.numpy() for name, each in plugin.values(inputs).items()}
-        per_image |= values
-        results += [_estimated(c.name, values[c.name], c.higher_is_better, seed) for c in plugin.columns]
+        per_image |= {name: each.numpy() for name, each in plugin.values(inputs).items()}
+    # The same draws for all metrics: their intervals come from the same resampled images.
+    estimates = dict(zip(per_image, statistics.bootstraps(list(per_image.values()), seed=seed), strict=True))
+    results = [_result(spec, reasons[spec.name], estimates) for spec in chosen.metrics]
+    results += [_told(c.name, estimates[c.name], c.higher_is_better) for plugin in extra for c in plugin.columns]
     versions = {plugin.name: plugin.version for plugin in extra}
     named = chosen.name, chosen.version
     return Scores(*named, tuple(results), per_image, digests | more, stacked.shape[1], precision, versions)
@@ -222,15 +224,13 @@ def _missing(spec: MetricSpec, n: int, given: Mapping[str, object]) -> str | Non
     return " and ".join(lacking) or None
 
 
-def _result(spec: MetricSpec, reason: str | None, per_image: Mapping[str, Array], seed: int) -> MetricResult:
+def _result(spec: MetricSpec, reason: str | None, estimates: Mapping[str, Estimate]) -> MetricResult:
     if reason is not None:
         return MetricResult(spec.name, None, 0, None, None, spec.higher_is_better, f"not computed: needs {reason}")
-    return _estimated(spec.name, per_image[spec.name], spec.higher_is_better, seed)
+    return _told(spec.name, estimates[spec.name], spec.higher_is_better)
 
 
-def _estimated(name: str, values: Array, higher_is_better: bool, seed: int) -> MetricResult:
-    # The same seed for all metrics: their intervals come from the same draws of images.
-    estimate = statistics.bootstrap(values, seed=seed)
+def _told(name: str, estimate: Estimate, higher_is_better: bool) -> MetricResult:
     error = None if np.isnan(estimate.standard_error) else estimate.standard_error
     interval = (estimate.low, estimate.high)
     return MetricResult(name, estimate.value, estimate.n, error, interval, higher_is_better)

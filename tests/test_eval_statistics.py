@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from eval import statistics
-from eval.statistics import bootstrap, derangement, expected_chance, normalise
+from eval.statistics import bootstrap, bootstraps, derangement, expected_chance, normalise
 
 
 @pytest.fixture
@@ -33,6 +33,16 @@ def test_bootstrap_covers_the_true_mean_as_often_as_it_says():
 def test_bootstrap_is_seeded(values):
     assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
     assert bootstrap(values, seed=3) != bootstrap(values, seed=4)
+
+
+def test_several_means_from_one_set_of_draws_are_those_of_each_alone(values):
+    columns = [values, np.sqrt(values), np.zeros(80)]
+    assert bootstraps(columns, seed=3) == [bootstrap(column, seed=3) for column in columns]
+    drawn = np.random.default_rng(3).multinomial(80, np.full(80, 1 / 80), size=2000)
+    means = [np.repeat(values, times).mean() for times in drawn]
+    estimate = bootstraps(columns, seed=3)[0]
+    np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(means, [0.025, 0.975]), rtol=1e-12)
+    assert bootstraps([]) == []
 
 
 def test_single_image_has_no_standard_error():
@@ -68,6 +78,7 @@ def test_normalised_scores_are_not_clipped():
     [
         (lambda: bootstrap(np.zeros((2, 2))), r"got shape \(2, 2\)"),
         (lambda: bootstrap(np.array([1.0, np.nan])), "image 1 is NaN"),
+        (lambda: bootstraps([np.zeros(3), np.zeros(2)]), r"same images; got \[2, 3\] values"),
         (lambda: expected_chance(lambda order: order, 1), "got 1"),
     ],
 )
