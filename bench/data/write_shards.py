@@ -71,9 +71,9 @@ def write_session(
 
 
 def entry_of(path: str, content: bytes | pa.Buffer, rows: int, subject: int = 0, session: int = 0) -> FileEntry:
-    """Return the manifest entry of a file's content."""
+    """Return the manifest entry of a file's content; only the files of sessions are read often enough for a crc32."""
     sha256 = hashlib.sha256(content).hexdigest()
-    return FileEntry(path, rows, len(content), sha256, subject, session, crc32(content))
+    return FileEntry(path, rows, len(content), sha256, subject, session, crc32(content) if session else "")
 
 
 def _kept(folder: Folder, path: str, shown: Trials, width: int) -> bytes | None:
