@@ -33,11 +33,10 @@ from eval.metrics.correlation_distance import correlation_distance
 from eval.metrics.identification import two_way_identification
 from eval.networks import weights
 from eval.protocols.base import MetricSpec, Protocol, find
-from eval.statistics import bootstrap
+from eval.statistics import RESAMPLES, bootstraps
 from eval.suite import score
 
 SSIM = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
-DRAWS = 10_000
 PROTOCOL = find("mindeye2")
 FEATURES = tuple(metric for metric in PROTOCOL.metrics if metric.feature)
 Work = Callable[[], object]
@@ -96,7 +95,7 @@ def notebook_distance(fake: np.ndarray, gt: np.ndarray) -> float:
 def notebook_bootstrap(values: np.ndarray) -> tuple[float, float]:
     """A resample at a time."""
     rng = np.random.default_rng(0)
-    means = [rng.choice(values, len(values)).mean() for _ in range(DRAWS)]
+    means = [rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
@@ -221,7 +220,7 @@ def rest_part(given: argparse.Namespace, _: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     features = {name: torch.randn(2, given.pairs, width, generator=generator) for name, width in WIDTHS.items()}
     pooled = torch.randn(2, given.pairs, 2048, generator=generator)
-    values = np.random.default_rng(0).random(given.pairs)
+    columns = list(np.random.default_rng(0).random((len(FEATURES), given.pairs)))
     pairs: dict[str, tuple[Work, Work]] = {
         "both pixel metrics": (lambda: score(shown, truth, pixels(0, 1)), lambda: pixel_loop(shown, truth, 0, 1)),
         "PixCorr": (lambda: score(shown, truth, pixels(0)), lambda: pixel_loop(shown, truth, 0)),
@@ -235,7 +234,8 @@ def rest_part(given: argparse.Namespace, _: Path) -> None:
             lambda: notebook_distance(*(side.numpy() for side in pooled)),
         ),
         "resizing for the networks": (lambda: resizing(shown), lambda: resizing_loop(shown, truth)),
-        "bootstrap": (lambda: bootstrap(values, resamples=DRAWS), lambda: notebook_bootstrap(values)),
+        # Of the metrics of networks; those of pixels have theirs above. Both sides take as many resamples.
+        "bootstrap": (lambda: bootstraps(columns), lambda: [notebook_bootstrap(values) for values in columns]),
     }
     total = np.zeros(2)
     for name, (ours, theirs) in pairs.items():
