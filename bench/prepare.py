@@ -32,7 +32,7 @@ from bench.storage import Folder, home
 TASK_MEMORY = 300 << 20
 """Bytes a task needs for its libraries, besides the data it holds."""
 COPIES = 5
-"""Copies of a session's betas a task holds at once, 4.7 measured: as read, in order, as a table, as a file, and sent."""
+"""Copies of a session's betas that a task holds at once: as read, in order, as a table, as a file; 4.7 measured."""
 
 
 def prepare(dataset: Dataset, data: Folder, advance: Advance | None = None, shared: bool = False) -> Folder:
