@@ -152,8 +152,8 @@ def changed_manifest(folder: Folder, **changes) -> None:
 
 
 def test_another_schema_version(own):
-    changed_manifest(own, schema_version=2)
-    with pytest.raises(CorruptFileError, match=r"manifest.json has schema version 2, this is 1"):
+    changed_manifest(own, schema_version=1)
+    with pytest.raises(CorruptFileError, match=r"manifest.json has schema version 1, this is 2: remove the manifest"):
         read_manifest(own)
 
 

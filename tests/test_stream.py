@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pickle
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.data.datasource.partitioning import Partitioning
@@ -409,17 +409,17 @@ def test_one_pass_keeps_fit_and_test_in_memory_of_their_own(own):
         assert sizes == [int((kept.session == session).sum()) for session in kept.sessions]
 
 
-def test_a_file_sealed_with_a_crc32_is_compared_with_it(own):
+def test_a_file_sealed_with_an_xxh3_is_compared_with_it(own):
     path = shards.session_path(2, 1)
     content = own.read_bytes(path)
-    entry = dataclasses.replace(read_manifest(own).entry(path), crc32=f"{zlib.crc32(content):08x}")
+    entry = dataclasses.replace(read_manifest(own).entry(path), xxh3=xxhash.xxh3_64_hexdigest(content))
     sealed(own, entry)
     before = read(own, subjects=(2,))[2]
     np.testing.assert_array_equal(np.concatenate(before.betas.blocks), raw(2)["betas"])
     damaged = bytearray(content)
     damaged[len(content) // 2] ^= 1
     own.write_bytes(path, bytes(damaged))
-    fails(CorruptFileError, r"subject=2/session=1/part-0.parquet: crc32 \w{8}, its manifest says \w{8}$", own)
+    fails(CorruptFileError, r"subject=2/session=1/part-0.parquet: xxh3 \w{16}, its manifest says \w{16}$", own)
 
 
 def test_what_is_pickled_is_references(loaded):

@@ -24,7 +24,7 @@ import ray.data
 from bench.data.columns import from_binary_row, from_column
 from bench.data.shards import FileEntry, Manifest, read_checked, read_manifest, voxels_path
 from bench.data.splits import ROLES, Split, SplitRole
-from bench.data.stream_blocks import COLUMNS, Part, row, statistics_of
+from bench.data.stream_blocks import COLUMNS, Part, Row, statistics_of
 from bench.data.stream_rules import Moments, Normalise, Rule, moments, rule, scaling
 from bench.data.stream_trials import Betas, SubjectTrials
 from bench.errors import BadDataError, CorruptFileError, MissingDataError
@@ -140,6 +140,10 @@ def _read_all(
     settings.execution_options.preserve_order = True
     settings.raise_original_map_exception = True  # else a corrupt file's message is lost on the way back
     settings.target_max_block_size = 1  # a row is a block: parts are not joined, and a subject's betas are not cut
+    # Only one operator computes, and all it makes is kept. Shares of the object store, reserved for each operator,
+    # would let it run one task at a time; a task that waits until the driver took its first block leaves its CPU idle.
+    settings.op_resource_reservation_enabled = False
+    settings._max_num_blocks_in_streaming_gen_buffer = len(query.parts) + 1
     # The error is raised with its own message; Ray's log would put two tracebacks of its insides before it.
     for name in ("ray.data._internal.execution", "ray.data.exceptions"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -168,28 +172,31 @@ class _GroupReader:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield a row for each part: the sessions' trials, statistics and betas."""
         context: _Context = ray.get(self.context)
-        sessions = [_session(context, entry) for entry in self.groups[batch["place"][0].as_py()]]
-        for part in range(len(context.query.parts)):
-            yield row([session[part] for session in sessions])
+        manifest, entries = context.manifest, self.groups[batch["place"][0].as_py()]
+        trials, voxels = sum(entry.rows for entry in entries), manifest.voxels[str(entries[0].subject)]
+        rows = [Row(trials, voxels, manifest.dtype) for _ in context.query.parts]
+        for entry in entries:
+            _add_session(context, entry, rows)
+        while rows:  # so that a part's memory is free once the object store has it
+            yield rows.pop(0).table()
 
 
-def _session(context: _Context, entry: FileEntry) -> list[Part]:
-    """Read one session file; return its parts."""
+def _add_session(context: _Context, entry: FileEntry, rows: Sequence[Row]) -> None:
+    """Read one session file and add it to the row of each part."""
     query = context.query
     table = _table(query.shards, entry)
     betas = _betas(table, context.manifest, entry)
     columns = {name: table[name].to_numpy() for name in ("trial", "stimulus", "repeat")}
     columns["session"] = np.full(len(betas), entry.session, np.int32)
     columns["role"] = query.split.roles(columns["stimulus"], np.isin(columns["stimulus"], context.shared))
-    chosen, parts = rule(query.normalise), []
+    chosen = rule(query.normalise)
     known: dict[tuple[SplitRole, ...], Moments] = {}  # most rules give all parts the same statistics
-    for roles in query.parts:
+    for roles, row in zip(query.parts, rows, strict=True):
         keep = np.flatnonzero(np.isin(columns["role"], _numbers(roles)))
         whose = _whose(chosen, roles)
         if chosen is not None and whose not in known:
             known[whose] = moments(betas, np.flatnonzero(np.isin(columns["role"], _numbers(whose))))
-        parts.append(Part({name: v[keep] for name, v in columns.items()}, known.get(whose), betas, keep))
-    return parts
+        row.add(Part({name: v[keep] for name, v in columns.items()}, known.get(whose), keep), betas)
 
 
 def _table(folder: Folder, entry: FileEntry) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,29 +22,58 @@ class Part:
     Attributes:
         columns: `COLUMNS` by name, `(T,)` each.
         moments: Statistics of the trials that normalise them, None where nothing does.
-        betas: All betas of the session, as a view of its file.
-        keep: `(T,)` rows of `betas`.
+        keep: `(T,)` which of the session's trials these are.
     """
 
     columns: dict[str, np.ndarray]
     moments: Moments | None
-    betas: np.ndarray
     keep: np.ndarray
 
 
-def row(parts: Sequence[Part]) -> pa.Table:
-    """Return the sessions of a group as one row of binary values, one after the other."""
-    values = {n: np.concatenate([part.columns[n] for part in parts]).astype(kind) for n, kind in COLUMNS.items()}
-    values["rows"] = np.array([len(part.keep) for part in parts], "<i8")
-    statistics = [part.moments for part in parts if part.moments is not None]
-    if statistics:
-        values["count"] = np.array([each.count for each in statistics], "<i8")
-        values["mean"] = np.stack([each.mean for each in statistics])
-        values["squares"] = np.stack([each.squares for each in statistics])
-    betas = np.empty((int(values["rows"].sum()), parts[0].betas.shape[1]), parts[0].betas.dtype)
-    for part, stop in zip(parts, np.cumsum(values["rows"]), strict=True):
-        np.take(part.betas, part.keep, axis=0, out=betas[stop - len(part.keep) : stop])
-    return pa.table({name: binary_row(array) for name, array in {**values, "betas": betas}.items()})
+class Row:
+    """Collects the sessions of a group, one after the other, as one row of binary values.
+
+    Betas are copied as each session is added, while what was read of its file still lies in the cache.
+
+    Args:
+        most: Trials of the group's sessions together, of all parts.
+        voxels: V.
+        dtype: NumPy type of the betas.
+    """
+
+    def __init__(self, most: int, voxels: int, dtype: str) -> None:
+        # Memory that stays untouched is never handed out, so the other parts' trials cost nothing here.
+        self._betas = np.empty((most, voxels), dtype)
+        self._parts: list[Part] = []
+        self._trials = 0
+
+    def add(self, part: Part, betas: np.ndarray) -> None:
+        """Append a session.
+
+        Args:
+            part: What is kept of it.
+            betas: `(T, V)` betas of all its trials.
+        """
+        stop = self._trials + len(part.keep)
+        # Rows are known to exist: with any other mode NumPy copies through a buffer, against which it would check them.
+        np.take(betas, part.keep, axis=0, out=self._betas[self._trials : stop], mode="clip")
+        self._trials = stop
+        self._parts.append(part)
+
+    def table(self) -> pa.Table:
+        """Return the row."""
+        values = {
+            name: np.concatenate([part.columns[name] for part in self._parts]).astype(kind)
+            for name, kind in COLUMNS.items()
+        }
+        values["rows"] = np.array([len(part.keep) for part in self._parts], "<i8")
+        statistics = [part.moments for part in self._parts if part.moments is not None]
+        if statistics:
+            values["count"] = np.array([each.count for each in statistics], "<i8")
+            values["mean"] = np.stack([each.mean for each in statistics])
+            values["squares"] = np.stack([each.squares for each in statistics])
+        values["betas"] = self._betas[: self._trials]
+        return pa.table({name: binary_row(array) for name, array in values.items()})
 
 
 def betas_of(block: pa.Table, dtype: str, voxels: int) -> list[np.ndarray]:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from PIL import Image
 
 from bench.data.datasets.base import Dataset, Trials, VoxelTable
 from bench.data.shards import (
     FileEntry,
-    crc32,
     read_checked,
     session_path,
     stimuli_table,
@@ -71,9 +71,11 @@ def write_session(
 
 
 def entry_of(path: str, content: bytes | pa.Buffer, rows: int, subject: int = 0, session: int = 0) -> FileEntry:
-    """Return the manifest entry of a file's content; only the files of sessions are read often enough for a crc32."""
+    """Return the manifest entry of a file's content; only the files of sessions are read often enough for an xxh3."""
     sha256 = hashlib.sha256(content).hexdigest()
-    return FileEntry(path, rows, len(content), sha256, subject, session, crc32(content) if session else "")
+    return FileEntry(
+        path, rows, len(content), sha256, subject, session, xxhash.xxh3_64_hexdigest(content) if session else ""
+    )
 
 
 def _kept(folder: Folder, path: str, shown: Trials, width: int) -> bytes | None:
