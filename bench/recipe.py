@@ -2,7 +2,7 @@
 
 A recipe says what is trained on which trials (`stages`), how repeats of a test picture are combined, which named steps
 follow the prediction (`post`), and how predictions become pictures (`render`, a small graph of generators). Its search
-space names options of its stages. Unknown keys are errors that offer the nearest.
+space names options of its stages' encoders, and `averaging`. Unknown keys are errors that offer the nearest.
 
     name: tiny-ridge
     stages:
@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import yaml
 
-from bench import declared, options, post, recipe_generators, registry
+from bench import declared, options, post, recipe_generators, recipe_search, registry
 from bench.errors import OptionError, UnknownNameError
 from bench.recipe_parts import HeadSpec, Node, Search, Select, Stage
 
@@ -230,7 +230,7 @@ def check(recipe: Recipe) -> None:
             _check_select(recipe, name, node.select)
         elif latents := sorted(set(node.blend or {}) - set(recipe.render)):
             raise OptionError(f"render node {name!r} blends {latents}: heads, not pictures of earlier nodes")
-    _check_search(recipe)
+    recipe_search.check(recipe)
 
 
 def _check_select(recipe: Recipe, name: str, select: Select) -> None:
@@ -246,15 +246,6 @@ def _check_select(recipe: Recipe, name: str, select: Select) -> None:
     needs = registry.load("generator", head.generator).targets[head.target_name].needs
     if needs != ("image",):
         raise OptionError(f"render node {name!r} cannot encode samples as {head.target!r}: it needs {', '.join(needs)}")
-
-
-def _check_search(recipe: Recipe) -> None:
-    """Compare the search space with the options of the stages; see `check`."""
-    for key in recipe.search.space:
-        stage_name, _, option = key.partition(".")
-        encoder = registry.load("encoder", recipe.stage(stage_name).encoder)
-        if option not in encoder.Options.__dataclass_fields__:
-            raise UnknownNameError("option", option, encoder.Options.__dataclass_fields__, f"search space of {key!r}")
 
 
 def _check_head(head: HeadSpec) -> None:
@@ -280,7 +271,7 @@ def _check_node(node: Node, name: str) -> None:
 
 
 def with_options(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with some stage options changed.
+    """Return the recipe with some encoder options, or keys of stages that a search may vary, changed.
 
     Args:
         recipe: The recipe.
@@ -294,5 +285,5 @@ def with_options(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     stages = []
     for stage in recipe.stages:
         mine = {k.partition(".")[2]: v for k, v in values.items() if k.partition(".")[0] == stage.name}
-        stages.append(replace(stage, options={**stage.options, **mine}))
+        stages.append(stage.changed(mine))
     return replace(recipe, stages=tuple(stages))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.data import training_sets
 from bench.data.stream_rules import Averaging, Normalise
 from bench.errors import OptionError
+
+
+SEARCHED_KEYS = ("averaging",)
+"""Keys of a stage that a search may vary besides its encoder's options.
+
+Trials are z-scored once for all configurations of a recipe and averaged as they are streamed; so `normalise`, which
+would need a copy of them for each of its values, is not among these."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class Stage:
         subjects: One fit a subject, one fit over all subjects, or for each subject one fit over all the others.
         dataset: Name of a data set among those the sweep opened, None for its own.
         normalise: Rule of z-scoring betas (`bench.data.stream_rules`); one that uses test trials marks the row.
-        averaging: What a training sample is: each trial, the mean of a stimulus' trials, or one of them an epoch.
+        averaging: What a training sample is: each trial, the mean of a stimulus' trials, or one of them an epoch. Fits
+            are selected by their correlation over single validation trials, whatever they were trained on.
         init_from: Name of the earlier stage whose state this one starts from.
         pretrained_on: Sets behind outside weights that the stage starts from (`bench.data.training_sets`); none for
             encoders that start from nothing.
@@ -76,6 +85,12 @@ class Stage:
 
     def __post_init__(self) -> None:
         training_sets.check(self.pretrained_on, f"stage {self.name!r}: pretrained_on")
+
+    def changed(self, values: Mapping[str, Any]) -> Stage:
+        """Return the stage with some of its encoder's options, or of its own keys that a search may vary, changed."""
+        keys = {name: value for name, value in values.items() if name in SEARCHED_KEYS}
+        chosen = {name: value for name, value in values.items() if name not in SEARCHED_KEYS}
+        return replace(self, **keys, options={**self.options, **chosen})
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,8 @@ class Search:
     """How configurations are tried.
 
     Attributes:
-        space: For `stage.option` one of `{choice: [...]}`, `{uniform: [lo, hi]}`, `{loguniform: [lo, hi]}`,
-            `{randint: [lo, hi]}`.
+        space: For `stage.option` (or `stage.averaging`) one of `{choice: [...]}`, `{uniform: [lo, hi]}`,
+            `{loguniform: [lo, hi]}`, `{randint: [lo, hi]}`.
         trials: Configurations drawn; the first is the recipe's own values.
         scheduler: `asha` stops poor fits early (encoders that report once are never stopped).
         grace: Reports before a fit may be stopped.

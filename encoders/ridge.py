@@ -47,7 +47,7 @@ class Ridge(Encoder):
 
     version = 1
     Options: ClassVar[type] = RidgeOptions
-    precompute_options = ("average_repeats", "standardise_voxels", "form", "precision", "bands")
+    precompute_options = ("standardise_voxels", "form", "precision", "bands")
 
     options: RidgeOptions
 
@@ -98,7 +98,7 @@ class Ridge(Encoder):
 
     def _rows(self, trials: SubjectData, device: torch.device) -> TrainingRows:
         """Return the training rows in the option's arithmetic."""
-        return TrainingRows(trials, self.options.average_repeats, _DTYPES[self.options.precision], device)
+        return TrainingRows(trials, _DTYPES[self.options.precision], device)
 
     def _check_alphas(self, data: Mapping[int, SubjectData], heads: Sequence[Head]) -> None:
         """Raise unless every head has an alpha or can have one selected."""

@@ -19,13 +19,12 @@ class RidgeOptions:
     Attributes:
         alpha: The penalty on squared weights, as scikit-learn's: one number, or one for each head. None selects it.
         select: How it is selected: generalised cross-validation, leave-one-out, k folds that keep the repeats of a
-            stimulus together, or the validation trials. The first two treat repeats as independent trials; with
-            repeated stimuli prefer folds, or average the repeats.
+            stimulus together, or the validation trials. The first two treat repeats as independent rows; with
+            repeated stimuli prefer folds, or a stage that averages them.
         alphas: The grid to select from. An alpha too small for the arithmetic (its errors are not finite) is never
             selected.
         scope: Select one alpha (and one scale a band) for a head ("global") or for each target.
         folds: Number of folds of "kfold".
-        average_repeats: Average the trials of a stimulus before fitting (as Brain-Diffuser).
         standardise_voxels: Divide each voxel by its standard deviation over the training rows (divisor n; with
             Brain-Diffuser's n - 1 an alpha means n / (n - 1) times as much).
         form: Decompose the Gram matrix of voxels ("primal"), of trials ("dual"), or the smaller of the two.
@@ -44,7 +43,6 @@ class RidgeOptions:
     alphas: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
     scope: Scope = "global"
     folds: int = 5
-    average_repeats: bool = False
     standardise_voxels: bool = False
     form: Literal["auto", "primal", "dual"] = "auto"
     block: int = 8192

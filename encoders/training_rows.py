@@ -1,4 +1,4 @@
-"""The rows of a regression, streamed: training trials of one subject and runs of their targets."""
+"""The rows of a regression, streamed: training samples of one subject and runs of their targets."""
 
 from __future__ import annotations
 
@@ -79,58 +79,39 @@ def group_by_columns(heads: Sequence[Head], subject: int) -> dict[str, list[tupl
 
 
 class TrainingRows:
-    """The rows of a regression: the training trials of one subject, or the mean of the trials of each stimulus.
+    """The rows of a regression: the training samples of one subject, as the stage makes them (trials, or their means).
 
-    Rows come in the same order on every pass. Only averaged voxels are held in memory; trials are streamed.
+    Rows come in the same order on every pass and are streamed.
     """
 
-    def __init__(self, data: SubjectData, average: bool, dtype: torch.dtype, device: torch.device) -> None:
-        """Prepare passes over the training trials.
+    def __init__(self, data: SubjectData, dtype: torch.dtype, device: torch.device) -> None:
+        """Prepare passes over the training rows.
 
         Args:
             data: The subject.
-            average: Whether to average the trials of a stimulus.
             dtype: Arithmetic of the sums.
             device: Where to compute.
         """
         self.data = data
-        self.average = average
         self.dtype = dtype
         self.device = device
 
     @cached_property
-    def trial_stimuli(self) -> torch.Tensor:
-        """`(trials,)` stimulus of each training trial."""
-        return torch.cat([batch.stimuli.cpu() for batch in self._batches([])])
-
-    @cached_property
     def stimuli(self) -> torch.Tensor:
-        """`(n,)` stimulus of each row.
-
-        Raises:
-            ValueError: If trials are to be averaged and some have no stimulus.
-        """
-        if not self.average:
-            return self.trial_stimuli
-        missing = int((self.trial_stimuli < 0).sum())
-        if missing:
-            raise ValueError(
-                f"average_repeats needs the stimulus of every training trial; {missing} of subject "
-                f"{self.data.subject} have none"
-            )
-        return torch.unique(self.trial_stimuli)
+        """`(n,)` stimulus of each row, -1 where it has none."""
+        return torch.cat([batch.stimuli.cpu() for batch in self._batches([])])
 
     @property
     def count(self) -> int:
         """n, the number of rows."""
-        return self.stimuli.numel() if self.average else self.data.n_trials("train")
+        return self.data.n_trials("train")
 
     @cached_property
     def moments(self) -> RunningMoments:
         """Mean and variance of the `V` voxels over the rows.
 
         Raises:
-            ValueError: If a voxel of a training trial is not finite.
+            ValueError: If a voxel of a training row is not finite.
         """
         moments = RunningMoments()
         for voxels, _ in self.chunks([]):
@@ -146,14 +127,12 @@ class TrainingRows:
         Yields:
             `(b, V)` raw voxels and `(b, width)` targets, side by side in the order of the pieces.
         """
-        if self.average:
-            yield self._averaged_voxels, self._averaged_targets(pieces)
-            return
         for batch in self._batches(pieces):
             yield self._voxels(batch), self._targets(batch, pieces)
 
     def _batches(self, pieces: Sequence[Piece]) -> Iterator[Batch]:
-        """Return the training trials in the shards' order with the pieces' targets and no other."""
+        """Return the training rows in the shards' order with the pieces' targets and no other."""
+        # An order without a seed: folds and coordinates name rows by number, so every pass must agree on it.
         return self.data.batches("train", seed=-1, runs=runs_of(pieces))
 
     def _voxels(self, batch: Batch) -> torch.Tensor:
@@ -166,24 +145,3 @@ class TrainingRows:
         if not pieces:
             return torch.zeros(batch.voxels.shape[0], 0, dtype=self.dtype, device=self.device)
         return side_by_side(batch, pieces).to(self.device, self.dtype)
-
-    @cached_property
-    def _averaged_voxels(self) -> torch.Tensor:
-        """`(n, V)` mean voxels of each stimulus."""
-        return self._average(((batch, self._voxels(batch)) for batch in self._batches([])), self.data.n_voxels)
-
-    def _averaged_targets(self, pieces: Sequence[Piece]) -> torch.Tensor:
-        """Return `(n, width)` mean targets of each stimulus."""
-        width = sum(piece.stop - piece.start for piece in pieces)
-        return self._average(((batch, self._targets(batch, pieces)) for batch in self._batches(pieces)), width)
-
-    def _average(self, parts: Iterator[tuple[Batch, torch.Tensor]], width: int) -> torch.Tensor:
-        """Return `(n, width)` means over the trials of each stimulus."""
-        # Sums by stimulus need no order of trials, so a shard can hold the repeats of a stimulus anywhere.
-        sums = torch.zeros(self.count, width, dtype=self.dtype, device=self.device)
-        counts = torch.zeros(self.count, dtype=self.dtype, device=self.device)
-        for batch, values in parts:
-            rows = torch.searchsorted(self.stimuli, batch.stimuli.cpu()).to(self.device)
-            sums.index_add_(0, rows, values)
-            counts.index_add_(0, rows, torch.ones_like(rows, dtype=self.dtype))
-        return sums / counts[:, None]

@@ -96,26 +96,6 @@ def test_standardised_voxels_equal_scikit_learn_with_a_scaler():
 
 
 @pytest.mark.parametrize("form", ["primal", "dual"])
-def test_averaged_repeats_equal_a_fit_on_stimulus_means(form):
-    subject = make(40, n_train=50, repeats=3)
-    voxels, targets = arrays(subject)
-    stimuli = subject.roles["train"].stimuli.numpy()
-    means = [np.stack([part[stimuli == one].mean(0) for one in np.unique(stimuli)]) for part in (voxels, targets)]
-    reference = ReferenceRidge(alpha=30.0).fit(*means)
-    weights, intercepts = linear_map(fit(subject, alpha=30.0, average_repeats=True, form=form))
-    np.testing.assert_allclose(weights, reference.coef_.T, atol=1e-8)
-    np.testing.assert_allclose(intercepts, reference.intercept_, rtol=1e-8, atol=1e-7)
-
-
-def test_averaging_needs_stimuli():
-    subject = make(40)
-    train = subject.roles["train"]
-    nameless = subject.with_role("train", type(train)(train.voxels, train.targets, torch.full((90,), -1)))
-    with pytest.raises(ValueError, match="90 of subject 2 have none"):
-        fit(nameless, alpha=1.0, average_repeats=True)
-
-
-@pytest.mark.parametrize("form", ["primal", "dual"])
 def test_float32_is_as_accurate_as_stated(form):
     subject = make(200, n_train=300)
     unseen = subject.roles["validation"].voxels
@@ -349,11 +329,10 @@ def test_every_alpha_and_head_shares_one_factorisation(monkeypatch, caplog):
 
 @pytest.mark.parametrize("form", ["primal", "dual"])
 @pytest.mark.parametrize("select", ["gcv", "loo", "kfold"])
-@pytest.mark.parametrize("average", [True, False])
-def test_no_more_targets_than_a_block_are_asked_for(form, select, average):
+def test_no_more_targets_than_a_block_are_asked_for(form, select):
     Counting.widest = 0
     counted = Counting(2, {"train": make(40).roles["train"]})
-    fit(counted, select=select, form=form, average_repeats=average, block=5)
+    fit(counted, select=select, form=form, block=5)
     assert Counting.widest == 5
 
 

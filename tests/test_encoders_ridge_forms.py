@@ -34,7 +34,7 @@ def make(noise: float = 2.0) -> FakeSubject:
 
 
 def factorised(subject: FakeSubject, dtype=torch.float64):
-    rows = TrainingRows(subject, False, dtype, torch.device("cpu"))
+    rows = TrainingRows(subject, dtype, torch.device("cpu"))
     encoder = Ridge(RidgeOptions(precision="float64" if dtype == torch.float64 else "float32"))
     arrays = encoder.precompute({2: subject}, HEADS)
     return rows, encoder._cached(rows, "all", Runtime(precomputed=arrays))

@@ -11,6 +11,7 @@ import ray
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
+from bench import registry
 from bench.data.stream_trials import Betas
 from bench.errors import OptionError, ReconbenchError
 from bench.fit import search
@@ -20,6 +21,7 @@ from bench.fit.schedule import GroupedScheduler
 from bench.fit.search import METRIC, DataRefs, run_candidates
 from bench.fit.trial import FIT_RECORD, FitRecord, read_fit
 from bench.recipe import HeadSpec, Node, Recipe, Search, Stage
+from bench.recipe_parts import SEARCHED_KEYS
 from bench.storage import Folder
 
 RENDER = {"out": Node("tiny-diffusion", inputs={"latent": "z"})}
@@ -119,6 +121,36 @@ def test_equal_configurations_are_one_fit():
     found = candidates(recipe, (1,), digests(), seed=0)
     assert len(found) == 4
     assert len({c.plan.id for c in found}) == 1
+
+
+def averagings() -> Recipe:
+    """The small MLP, searched over what its training samples are."""
+    return dataclasses.replace(MLP, search=Search(space={"fit.averaging": {"choice": ["mean"]}}, trials=2))
+
+
+def test_a_search_may_vary_what_a_training_sample_is():
+    own, drawn = candidates(averagings(), (1,), digests(), seed=0)
+    assert (own.plan.averaging, drawn.plan.averaging) == ("single", "mean")
+    assert own.plan.options == drawn.plan.options
+    assert own.plan.id != drawn.plan.id
+    assert own.data == drawn.data, "both read the same trials"
+
+
+def test_fits_that_average_are_never_stopped_for_those_that_do_not():
+    """What they report on differs in noise; which of them is selected is seen on the same trials."""
+    own, drawn = candidates(averagings(), (1,), digests(), seed=0)
+    assert own.group == drawn.group
+    found = candidates(averagings(), (1,), digests(), seed=0) + candidates(MLP, (1,), digests(), seed=0)
+    scheduler = search._scheduler({c.plan.id: c for c in found})
+    scheduler.set_search_properties(METRIC, "max")
+    of = {c.plan.id: scheduler._of(SimpleNamespace(config={"fit": c.plan.id})) for c in found}
+    assert of[own.plan.id] is not of[drawn.plan.id]
+    assert of[own.plan.id] is of[found[-1].plan.id]
+
+
+@pytest.mark.parametrize("name", sorted(registry.found("encoder")))
+def test_no_encoder_has_an_option_that_a_search_would_take_for_the_stages(name):
+    assert not set(SEARCHED_KEYS) & set(registry.load("encoder", name).Options.__dataclass_fields__)
 
 
 def chain() -> Recipe:

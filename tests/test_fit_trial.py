@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge as ReferenceRidge
 from stream_shards import LABEL_NAMES, TARGET, betas_of, digests, role_of, target_table, trials_of
 
 from bench import registry
@@ -19,6 +20,7 @@ from bench.fit.trial import FIT_RECORD, FitInputs, failed, loaded_encoder, make_
 from bench.recipe import HeadSpec, Stage
 from bench.storage import Folder
 from encoders.base import assemble
+from encoders.penalties import folds_by_stimulus
 
 CPU = torch.device("cpu")
 SUBJECTS = {subject: trials_of(subject) for subject in (1, 2)}
@@ -249,14 +251,62 @@ def test_other_data_are_factorised_again(runs, precomputations, change):
     assert len(precomputations) == 2
 
 
-def test_a_stage_may_average_the_trials_of_a_stimulus_itself(runs):
-    """As ridge does by its own option: the same rows in another order, so the same solution."""
-    mean = dataclasses.replace(RIDGE, averaging="mean", options={**RIDGE.options, "average_repeats": False})
-    own = dataclasses.replace(RIDGE, options={**RIDGE.options, "average_repeats": True})
-    record = fit(plan_of(mean), runs)
-    assert record.costs["train_trials"] == len(np.unique(SUBJECTS[1].stimulus[SUBJECTS[1].rows("train")]))
-    fit(plan_of(own), runs)
-    np.testing.assert_allclose(predictions(plan_of(mean), runs), predictions(plan_of(own), runs), rtol=1e-4, atol=1e-5)
+def stimulus_means() -> tuple[np.ndarray, np.ndarray]:
+    """Each training stimulus' mean z-scored betas `(n, V)` and its target `(n, D)`, by sums in float64."""
+    trials = SUBJECTS[1]
+    rows = trials.rows("train")
+    shown, betas = trials.stimulus[rows], trials.z(rows).astype(np.float64)
+    distinct = np.unique(shown)
+    sums = np.stack([betas[shown == one].sum(axis=0) for one in distinct])
+    counts = np.array([[(shown == one).sum()] for one in distinct])
+    return sums / counts, target_table().of(distinct).reshape(len(distinct), -1)
+
+
+@pytest.mark.parametrize("form", ["primal", "dual"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_ridge_of_a_stage_that_averages_is_ridge_on_the_means_of_stimuli(runs, form, scaled):
+    """Brain-Diffuser's regression: the centred (and scaled) means of stimuli, each counting once."""
+    options = {"alpha": 10.0, "form": form, "standardise_voxels": scaled}
+    record = fit(plan_of(dataclasses.replace(RIDGE, averaging="mean", options=options)), runs)
+    means, targets = stimulus_means()
+    assert len(means) < len(SUBJECTS[1].rows("train"))
+    assert record.costs["train_trials"] == len(means)
+    deviation = means.std(axis=0) if scaled else np.ones(means.shape[1])
+    centred = (means - means.mean(axis=0)) / deviation
+    gram = centred.T @ centred + 10.0 * np.eye(centred.shape[1])
+    weights = np.linalg.solve(gram, centred.T @ (targets - targets.mean(axis=0)))
+    unseen = SUBJECTS[1].z(SUBJECTS[1].rows("validation"))
+    expected = (unseen - means.mean(axis=0)) / deviation @ weights + targets.mean(axis=0)
+    made = predictions(plan_of(dataclasses.replace(RIDGE, averaging="mean", options=options)), runs)
+    np.testing.assert_allclose(made.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stage_that_averages_has_its_penalty_chosen_over_folds_of_stimulus_means(runs):
+    alphas = (0.1, 10.0, 1000.0, 1e5)
+    options = {"select": "kfold", "alphas": alphas, "scope": "per-target", "folds": 4}
+    plan = plan_of(dataclasses.replace(RIDGE, averaging="mean", options=options))
+    fit(plan, runs)
+    means, targets = stimulus_means()
+    errors = np.zeros((len(alphas), targets.shape[1]))
+    for fold in folds_by_stimulus(torch.arange(len(means)), 4, seed=0):
+        rest = np.setdiff1d(np.arange(len(means)), fold.numpy())
+        for place, alpha in enumerate(alphas):
+            model = ReferenceRidge(alpha).fit(means[rest], targets[rest])
+            errors[place] += ((model.predict(means[fold.numpy()]) - targets[fold.numpy()]) ** 2).sum(axis=0)
+    with loaded_encoder(plan, runs) as encoder:
+        np.testing.assert_array_equal(encoder.alphas("z", 1).numpy(), np.array(alphas)[errors.argmin(axis=0)])
+
+
+@pytest.mark.parametrize("averaging", ["single", "mean", "random-repeat"])
+def test_fits_are_scored_on_single_trials_whatever_they_were_trained_on(runs, averaging):
+    """On means the fit that averages would win a search for the lower noise of what it is measured on."""
+    plan = plan_of(dataclasses.replace(RIDGE, averaging=averaging))
+    record, rows = fit(plan, runs), SUBJECTS[1].rows("validation")
+    assert len(np.unique(SUBJECTS[1].stimulus[rows])) < len(rows)
+    true = target_table().of(SUBJECTS[1].stimulus[rows]).reshape(len(rows), -1)
+    made = predictions(plan, runs).reshape(true.shape)
+    expected = np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(made.T, true.T, strict=True)])
+    assert record.validation_correlation == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_encoder_that_precomputes_nothing_leaves_nothing(runs):

@@ -11,6 +11,10 @@ from fixed_outputs import pictures
 from sklearn.linear_model import Ridge
 
 from bench import options, post, recipe, registry
+from bench.data.splits import ROLES
+from bench.data.stream_rules import moments, rule, scaling
+from bench.data.stream_trials import Betas, SubjectTrials
+from bench.fit.subject_stream import SubjectStream, TargetTable
 from bench.generators.base import Stimuli
 from bench.generators.chosen import Chosen
 from bench.render_inputs import checked_inputs
@@ -46,35 +50,69 @@ def test_the_row_is_open_and_says_why(loaded):
     assert (loaded.repeats, loaded.samples, loaded.search.trials) == ("mean-before", 1, 1)
 
 
+def streamed(subject, stage):
+    """Training and test trials of a subject in memory, as the recipe's stage streams them: z-scored and averaged.
+
+    Returns:
+        The trials, and the stream of a fit.
+    """
+    train, test = subject.roles["train"], subject.roles["validation"]
+    betas = np.concatenate([train.voxels.numpy(), test.voxels.numpy()]) * 37 + 250
+    count, own = len(betas), np.arange(len(train.voxels))
+    mean, scale = scaling(rule(stage.normalise), [moments(betas, own)], [1], betas.shape[1])
+    stimulus = torch.cat([train.stimuli, test.stimuli]).numpy()
+    trials = SubjectTrials(
+        subject=subject.subject,
+        coordinates=np.zeros((betas.shape[1], 3), np.int32),
+        labels={},
+        betas=Betas(arrays=(betas,)),
+        trial=np.arange(count),
+        stimulus=stimulus,
+        repeat=np.zeros(count, np.int8),
+        session=np.ones(count, np.int32),
+        role=np.where(np.arange(count) < len(own), ROLES.index("train"), ROLES.index("test")),
+        mean=mean,
+        scale=scale,
+        sessions=np.array([1]),
+    )
+    distinct, first = np.unique(stimulus[own], return_index=True)
+    tables = {name: TargetTable(distinct, values.numpy()[first]) for name, values in train.targets.items()}
+    return trials, SubjectStream(trials, tables, averaging=stage.averaging)
+
+
 def test_the_fit_is_the_published_script(loaded):
     """Averages over repeats, z-scores with divisor n - 1, scikit-learn's ridge, the test set's own statistics."""
     heads = [Head("latents", (7,)), Head("vision", (3, 4)), Head("text", (2, 4))]
     counts = {"train": N_STIMULI, "validation": 15}
     subject = linear_subject(1, heads, 40, counts, repeats=REPEATS, noise=2.0, seed=11)
-    train, test = subject.roles["train"], subject.roles["validation"]
     stage = loaded.stages[-1]
+    trials, stream = streamed(subject, stage)
     kind = registry.load("encoder", stage.encoder)
     # The published penalties belong to 8,859 rows; divisor n means n / (n - 1) times the alpha.
     alphas = {name: alpha * N_STIMULI / 8_859 for name, alpha in stage.options["alpha"].items()}
     ours = {name: alpha * N_STIMULI / (N_STIMULI - 1) for name, alpha in alphas.items()}
     encoder = kind(options.build(kind.Options, {**stage.options, "alpha": ours}, "test"))
-    encoder.fit({1: subject}, heads, Runtime(seed=0))
+    encoder.fit({1: stream}, heads, Runtime(seed=0))
 
-    def means(values, trials):
-        values = values.double().flatten(1).numpy()
-        return np.stack([values[trials.stimuli.numpy() == s].mean(axis=0) for s in np.unique(trials.stimuli)])
+    def means(values, role):
+        values, shown = values.reshape(len(values), -1).astype(np.float64), trials.stimulus[trials.rows(role)]
+        return np.stack([values[shown == s].mean(axis=0) for s in np.unique(shown)])
 
-    x, x_test = means(train.voxels, train), means(test.voxels, test)
-    predicted = assemble(encoder.predict(torch.from_numpy(x_test).float(), 1, 0), heads, len(x_test))
+    # The script sees raw betas; what is predicted from is the mean of a test picture's z-scores, as of any recipe.
+    raw = trials.betas.blocks[0]
+    x, x_test = means(raw[trials.rows("train")], "train"), means(raw[trials.rows("test")], "test")
+    z_test = torch.from_numpy(means(trials.z(trials.rows("test")), "test")).float()
+    predicted = assemble(encoder.predict(z_test, 1, 0), heads, len(x_test))
     mean, deviation = x.mean(axis=0), x.std(axis=0, ddof=1)
     (step,) = (post.step(name) for name in loaded.post)
     for head in heads:
-        y = means(train.targets[head.name], train)
+        y = means(subject.roles["train"].targets[head.name].numpy(), "train")
         fitted = Ridge(alpha=alphas[head.name], fit_intercept=True).fit((x - mean) / deviation, y)
-        raw = fitted.predict((x_test - mean) / deviation)
-        published = (raw - raw.mean(axis=0)) / raw.std(axis=0) * y.std(axis=0) + y.mean(axis=0)
+        raw_predictions = fitted.predict((x_test - mean) / deviation)
+        own = (raw_predictions - raw_predictions.mean(axis=0)) / raw_predictions.std(axis=0)
+        published = own * y.std(axis=0) + y.mean(axis=0)
         found = step.apply(predicted[head.name].flatten(1).numpy(), y.astype(np.float32))
-        np.testing.assert_allclose(predicted[head.name].flatten(1), raw, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(predicted[head.name].flatten(1), raw_predictions, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found, published, rtol=1e-3, atol=1e-3)
 
 

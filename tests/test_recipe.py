@@ -102,6 +102,11 @@ def test_what_is_left_out_has_its_default(load):
             r"unknown option 'alfa' in search space of 'fit.alfa'.*'alpha'",
         ),
         (
+            {"search.space": {"fit.averagin": {"choice": ["mean"]}}},
+            r"unknown option 'averagin' in search space of 'fit.averagin'.*'averaging'",
+        ),
+        ({"search.space": {"fit.normalise": {"choice": ["subject"]}}}, r"unknown option 'normalise' in search space"),
+        (
             {"search.space": {"fti.alpha": {"choice": [1]}}},
             r"unknown stage 'fti' in recipe 'mine'\. Did you mean 'fit'",
         ),
@@ -142,6 +147,14 @@ def test_unknown_names_are_reported_with_their_place_and_the_nearest(load, chang
         ({"render.out": {"blend": {"latent": 1.0}}}, r"render node 'out' blends \['latent'\]: heads, not pictures"),
         ({"render.latent": {"generator": "tiny-diffusion"}}, r"\['latent'\] name both heads and render nodes"),
         ({"search.trials": 0}, "search.trials is 0, at least 1 is needed"),
+        (
+            {"search.space": {"fit.averaging": {"choice": ["single", "men"]}}},
+            "search space of 'fit.averaging': averaging: Input should be 'single', 'mean' or 'random-repeat' .*'men'",
+        ),
+        (
+            {"search.space": {"fit.averaging": {"uniform": [0, 1]}}},
+            r"search space of 'fit.averaging': {choice: \[...\]} is needed, got {'uniform': \[0, 1\]}",
+        ),
         ({"samples": "two"}, "recipe 'mine': samples: .*'two'"),
         ({"repeats": "mean"}, "recipe 'mine': repeats: Input should be 'mean-before', 'mean-after' or 'each'"),
     ],
@@ -185,6 +198,11 @@ def test_changed_options_belong_to_their_stage(load):
     changed = with_options(loaded, {"last.alpha": 5.0, "last.form": "dual"})
     assert [stage.options for stage in changed.stages] == [{"alpha": 1.0}, {"alpha": 5.0, "form": "dual"}]
     assert loaded.stages[1].options == {"alpha": 1.0}
+    averaged = with_options(loaded, {"last.averaging": "mean", "last.alpha": 5.0})
+    assert [(stage.averaging, stage.options) for stage in averaged.stages] == [
+        ("single", {"alpha": 1.0}),
+        ("mean", {"alpha": 5.0}),
+    ]
     assert with_options(loaded, {}) == loaded
     with pytest.raises(UnknownNameError, match="unknown stage 'lst'"):
         with_options(loaded, {"lst.alpha": 1.0})

@@ -38,8 +38,15 @@ class Candidate:
 
     @property
     def group(self) -> str:
-        """Fits that compete with each other under a scheduler."""
+        """Fits of which one is selected."""
         return f"{self.recipe}/{self.stage}/{self.plan.subjects}/{self.plan.control}"
+
+    @property
+    def rivals(self) -> str:
+        """Fits that compete with each other under a scheduler."""
+        # A fit reports on validation samples averaged as its own training samples are, and means correlate better than
+        # single trials: next to fits on means every fit on single trials would look poor.
+        return f"{self.group}/{self.plan.averaging}"
 
 
 def data_key(stage: Stage) -> str:

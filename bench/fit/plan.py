@@ -55,7 +55,8 @@ class FitPlan:
     @property
     def id(self) -> str:
         """The fit's content address."""
-        return digest({"fit": 1, **asdict(self)})
+        # Version 2: the recorded validation correlation is over single trials, whatever `averaging` is.
+        return digest({"fit": 2, **asdict(self)})
 
 
 @dataclass(frozen=True)

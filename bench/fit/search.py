@@ -154,11 +154,11 @@ def _resources(candidate: Candidate, gpus: bool) -> dict[str, float]:
 
 
 def _scheduler(by_id: Mapping[str, Candidate]) -> TrialScheduler:
-    """Return ASHA within each group whose recipe asks for it."""
-    searches = {candidate.group: candidate.search for candidate in by_id.values()}
+    """Return ASHA among the rivals of each recipe that asks for it."""
+    searches = {candidate.rivals: candidate.search for candidate in by_id.values()}
 
-    def make(group: str) -> TrialScheduler:
-        search = searches[group]
+    def make(rivals: str) -> TrialScheduler:
+        search = searches[rivals]
         if search.scheduler == "none":
             return FIFOScheduler()
         return AsyncHyperBandScheduler(
@@ -168,7 +168,7 @@ def _scheduler(by_id: Mapping[str, Candidate]) -> TrialScheduler:
             reduction_factor=search.reduction,
         )
 
-    return GroupedScheduler(lambda config: by_id[config["fit"]].group, make)
+    return GroupedScheduler(lambda config: by_id[config["fit"]].rivals, make)
 
 
 def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Mapping[str, Candidate]) -> None:

@@ -12,7 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +42,7 @@ class FitRecord:
     Attributes:
         id: Its address.
         status: `ok`; `stopped` by the scheduler, which is never selected; `failed` with `error`.
-        validation_correlation: Mean over targets and heads of the Pearson correlation over validation trials.
+        validation_correlation: Mean over targets and heads of the Pearson correlation over single validation trials.
         steps: Reports made.
         costs: wall_seconds, cpu_seconds, gpu_seconds, peak_memory_bytes, parameters, state_bytes, train_trials.
         error: For failed fits `{type, message}`.
@@ -120,7 +120,7 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
         (folder / "state").upload(state)
         size = sum(p.stat().st_size for p in state.rglob("*") if p.is_file())
         # Inside the block: an encoder may keep large arrays in its checkpoint directory while it predicts.
-        score = _selection_score(encoder, data, heads)
+        score = _selection_score(encoder, _single_trials(plan, inputs, data), heads)
     record = FitRecord(
         id=plan.id,
         status="ok",
@@ -210,11 +210,27 @@ def _streams(plan: FitPlan, inputs: FitInputs, device: torch.device) -> dict[int
     }
 
 
+def _single_trials(plan: FitPlan, inputs: FitInputs, data: Mapping[int, SubjectStream]) -> Mapping[int, SubjectStream]:
+    """Return the subjects' batches with each trial by itself: those of the fit, unless it averages.
+
+    Validation samples are averaged as training samples are, and means correlate better than single trials: a fit on
+    means would win a search for the lower noise of what it is measured on.
+    """
+    if plan.averaging == "single":
+        return data
+    return _streams(replace(plan, averaging="single"), inputs, torch.device("cpu"))
+
+
 def _selection_score(encoder: Encoder, data: Mapping[int, SubjectStream], heads: list[Head]) -> float | None:
     """Return what tuning selects on: the mean per-target validation correlation over heads and subjects.
 
     Computed here from `predict`, the same way for every encoder, never taken from its own reports. None for stages
     without heads or without validation trials.
+
+    Args:
+        encoder: The fitted encoder.
+        data: The subjects' single trials.
+        heads: The heads of the fit.
     """
     value = validation_correlation(encoder.predict, data, heads) if heads else math.nan
     return None if math.isnan(value) else value
