@@ -10,7 +10,6 @@ from bench.data import training_sets
 from bench.data.stream_rules import Averaging, Normalise
 from bench.errors import OptionError
 
-
 SEARCHED_KEYS = ("averaging",)
 """Keys of a stage that a search may vary besides its encoder's options.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,7 @@ def lineage(plan: FitPlan, runs: Folder) -> list[FitPlan]:
 
 def _fit_link(plan: FitPlan) -> Link:
     """Return a fit's link of the identity chain."""
-    return Link(plan.id, {"fit": 1, **asdict(plan)})
+    return Link(plan.id, plan.description())
 
 
 def _latents(system: System, targets: Mapping[str, Any], runs: Folder) -> Iterable[LatentScore]:

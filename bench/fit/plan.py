@@ -55,8 +55,12 @@ class FitPlan:
     @property
     def id(self) -> str:
         """The fit's content address."""
+        return digest(self.description())
+
+    def description(self) -> dict[str, Any]:
+        """Return what the address is the digest of."""
         # Version 2: the recorded validation correlation is over single trials, whatever `averaging` is.
-        return digest({"fit": 2, **asdict(self)})
+        return {"fit": 2, **asdict(self)}
 
 
 @dataclass(frozen=True)
