@@ -20,7 +20,6 @@ from bench.generators.vdvae import rate
 from bench.generators.vdvae.architecture import PREDICTED_NUMBERS
 from bench.generators.vdvae.checkpoint import CHECKPOINT
 from bench.generators.vdvae.gaussian import Gaussian, Noise
-from bench.generators.vdvae.model import resized
 from bench.generators.vdvae.network import VeryDeepVAE
 from bench.generators.vdvae.pixels import PixelMixture, to_levels
 
@@ -370,15 +369,6 @@ def test_the_rate_of_a_folder_of_pictures(settings, tmp_path, caplog):
     assert re.search(r"\d+\.\d{3} bits per dimension \(mean of 2 pictures", caplog.text)
     assert rate.main([str(tmp_path / "none"), "--weights", settings["weights"]]) == 2
     assert "no file or folder" in caplog.text
-
-
-def test_pictures_are_resized_as_pil_does():
-    images = pictures(2, 90)[:, :, :70]
-    assert images.shape == (2, 3, 70, 90)
-    for image, small_image in zip(images, resized(images), strict=True):
-        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((64, 64), resample=2)  # 2 is bilinear
-        assert np.array_equal(small_image.permute(1, 2, 0).numpy(), np.asarray(expected))
-    assert torch.equal(resized(pictures(1, 64)), pictures(1, 64))
 
 
 def test_the_mean_output_is_the_sample_without_its_grain(load, latents):

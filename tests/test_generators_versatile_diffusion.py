@@ -10,11 +10,12 @@ from small_checkpoints import versatile_diffusion as small
 
 from bench.errors import BadDataError, UnknownNameError
 from bench.generators.base import Stimuli
+from bench.generators.resizing import resized
 from bench.generators.versatile_diffusion import Options, VersatileDiffusion
 from bench.generators.versatile_diffusion import sampling as vd_sampling
 from bench.generators.versatile_diffusion.architecture import PIXEL_MEAN, PIXEL_STD, PUBLISHED, build, build_scheduler
 from bench.generators.versatile_diffusion.dual import DualAttention, attention_blocks, load_twins
-from bench.generators.versatile_diffusion.embeddings import GREY, resized
+from bench.generators.versatile_diffusion.embeddings import GREY
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
 
 CAPTIONS = ["a dog on a beach", "two red cups of tea", "a man rides a wave on top of a surfboard ."]

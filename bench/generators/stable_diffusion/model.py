@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
@@ -15,6 +14,7 @@ from bench.errors import BadDataError, UnknownNameError
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.checkpoints import CheckpointOptions, weights_digest, weights_size
 from bench.generators.frozen import Precision, dtype_of, module_size
+from bench.generators.resizing import resized
 from bench.generators.stable_diffusion.networks import CHECKPOINTS, TOKENS, WIDTH, build, networks
 from bench.generators.stable_diffusion.sampling import LATENT_SHAPE, SIZE, Condition, Plan, Sampler, sample
 
@@ -163,7 +163,9 @@ class StableDiffusion(Generator):
         self, images: torch.Tensor, size: int, method: Image.Resampling = Image.Resampling.LANCZOS
     ) -> torch.Tensor:
         """Return the scaled latents `(B, 4, size / 8, size / 8)` of images `(B, 3, H, W)` uint8, on the CPU."""
-        parts = [self.networks.latents(resized(part, size, method)) for part in images.split(_ENCODE_BATCH)]
+        # Contiguous: convolutions of pictures whose channels lie last, as Pillow leaves them, round differently.
+        squares = (resized(part, size, method).contiguous() for part in images.split(_ENCODE_BATCH))
+        parts = [self.networks.latents(square.float() / 127.5 - 1) for square in squares]
         return torch.cat([part.cpu() for part in parts])
 
     def _text(self, captions: Sequence[Sequence[str]]) -> torch.Tensor:
@@ -178,12 +180,3 @@ class StableDiffusion(Generator):
                 f"stimuli of a batch have none, the first at place {without[0]}"
             )
         return torch.stack([self.networks.text_states(texts).mean(0).cpu() for texts in captions])
-
-
-def resized(images: torch.Tensor, size: int, method: Image.Resampling) -> torch.Tensor:
-    """Return images `(B, 3, H, W)` uint8 as squares `(B, 3, size, size)` in -1 ... 1, resized by Pillow."""
-    squares = []
-    for image in images.permute(0, 2, 3, 1).numpy():
-        square = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), method)
-        squares.append(torch.from_numpy(np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1))
-    return torch.stack(squares) if squares else torch.empty(0, 3, size, size)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
@@ -18,6 +17,7 @@ from bench.generators import checkpoints
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.checkpoints import CheckpointOptions
 from bench.generators.frozen import Precision, dtype_of, frozen, module_size
+from bench.generators.resizing import resized
 from bench.generators.vdvae.architecture import (
     PICTURE_SIZE,
     PREDICTED_GROUPS,
@@ -32,6 +32,8 @@ from bench.generators.vdvae.pixels import PixelMixture, to_levels
 GREY_MEAN = 115.92961967
 GREY_DEVIATION = 69.37404
 """Of ImageNet-64's grey levels, all colours together, as in the published code."""
+RESAMPLING = Image.Resampling.BILINEAR
+"""How the published script brings pictures to 64 x 64."""
 _BATCH = 16  # pictures in the network at once: bounds memory, changes no picture
 _RENDER_ONLY = {"stage": "render"}
 
@@ -126,7 +128,7 @@ class Vdvae(Generator):
     def _posterior_sample(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the flattened samples of a few pictures, on the CPU."""
         noise, groups = Noise(seeds, self.device, posterior=True), list[Tensor]()
-        pictures = normalised(resized(images), self.device).to(self.network.dtype)
+        pictures = normalised(resized(images, PICTURE_SIZE, RESAMPLING), self.device).to(self.network.dtype)
         activations = self.network.encoder(pictures)
 
         def choose(group: int, state: Tensor, prior: Gaussian) -> Tensor:
@@ -164,16 +166,6 @@ class Vdvae(Generator):
             return values
         precision = self.options.precision
         raise BadDataError(f"vdvae: {what} are NaN or infinite in precision {precision!r}; try bfloat16 or float32")
-
-
-def resized(images: Tensor) -> Tensor:
-    """Return pictures `(B, 3, H, W)` uint8 resized to 64 x 64 as the published script does: PIL, bilinear."""
-    if images.shape[-2:] == (PICTURE_SIZE, PICTURE_SIZE):
-        return images
-    size = (PICTURE_SIZE, PICTURE_SIZE)
-    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
-    small = np.stack([np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) for picture in pictures])
-    return torch.from_numpy(small).permute(0, 3, 1, 2)
 
 
 def normalised(pictures: Tensor, device: torch.device) -> Tensor:

@@ -20,8 +20,10 @@ from torch import Tensor
 from bench.data.outside import read_pictures
 from bench.errors import ReconbenchError
 from bench.generators.base import MissingWeightsError
+from bench.generators.resizing import resized
+from bench.generators.vdvae.architecture import PICTURE_SIZE
 from bench.generators.vdvae.gaussian import Gaussian, Noise
-from bench.generators.vdvae.model import Options, Vdvae, normalised, resized
+from bench.generators.vdvae.model import RESAMPLING, Options, Vdvae, normalised
 from bench.generators.vdvae.network import VeryDeepVAE
 from bench.generators.vdvae.pixels import PixelMixture
 
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ReconbenchError, MissingWeightsError) as error:
         _LOG.error("%s", error)
         return 2
-    parts = zip(resized(pictures).split(_BATCH), torch.arange(len(pictures)).split(_BATCH), strict=True)
+    small = resized(pictures, PICTURE_SIZE, RESAMPLING)
+    parts = zip(small.split(_BATCH), torch.arange(len(pictures)).split(_BATCH), strict=True)
     bits = torch.cat([bits_per_dimension(network, part, seeds.tolist()) for part, seeds in parts])
     _LOG.info("%.3f bits per dimension (mean of %d pictures; published for ImageNet-64: 3.52)", bits.mean(), len(bits))
     return 0

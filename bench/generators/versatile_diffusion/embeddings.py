@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from bench.errors import BadDataError
+from bench.generators.resizing import resized
 from bench.generators.versatile_diffusion.dual import TEXT_TOKENS
 
 PICTURE_SIZE = 512
@@ -113,12 +113,3 @@ class Embeddings:
         output = self._text_encoder(encoded.input_ids.to(self._device))
         tokens: torch.Tensor = self._text_encoder.text_projection(output.last_hidden_state)
         return tokens / output.text_embeds.unsqueeze(1).norm(dim=-1, keepdim=True)
-
-
-def resized(images: torch.Tensor, side: int, filter_: Image.Resampling) -> torch.Tensor:
-    """Return pictures `(B, 3, H, W)` uint8 as `(B, 3, side, side)`, by Pillow; those of that size stay as they are."""
-    if tuple(images.shape[-2:]) == (side, side):
-        return images
-    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
-    arrays = np.stack([np.asarray(picture.resize((side, side), filter_)) for picture in pictures])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2)
