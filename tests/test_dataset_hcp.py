@@ -71,9 +71,9 @@ def test_mistakes(copy, tmp_path):
     root, _ = copy
     with pytest.raises(OptionError, match="frames must be 1 to 1200, got 0"):
         reader(root, frames=0)
-    with pytest.raises(MissingDataError, match=r"no file .*npz/5/HCP_visual_voxel\.npz"):
+    with pytest.raises(MissingDataError, match=r"no betas of subject 5, .* no npz/5/HCP_visual_voxel\.npz in /"):
         reader(root, subjects=(5,)).sessions()
-    with pytest.raises(MissingDataError, match="no subjects in"):
+    with pytest.raises(MissingDataError, match=r"has no betas rest-mean10\.fslr32k"):
         reader(tmp_path / "nowhere").sessions()
     with pytest.raises(MissingDataError, match="has no pictures, number 3"):
         list(reader(root).stimuli([3]))

@@ -81,7 +81,7 @@ def test_imagery_rows_are_those_of_the_runs(imagery, kind):
         assert np.array_equal(read.betas, whole(root, "nsdimagery", subject)[rows])
         showings = pd.Series(read.stimulus).value_counts()
         assert set(showings) == {8 if kind == "vision" else 16} and len(showings) == 18
-    assert kind in reader.label and reader.stored_trials == 720
+    assert kind in reader.label and reader.trials_stored(1, 1) == 720
 
 
 def test_blocks_are_the_published_ones():
@@ -134,13 +134,16 @@ def test_mistakes(synthetic, tmp_path):
         NsdSynthetic(SideOptions(root=root, betas="fithr"))
     with pytest.raises(UnknownNameError, match="unknown space 'fsaverage'"):
         NsdSynthetic(SideOptions(root=root, space="fsaverage"))
-    with pytest.raises(MissingDataError, match=r"no betas of subject 2: .*betas_nsdsynthetic\.hdf5"):
+    with pytest.raises(MissingDataError, match=r"no betas of subject 2, session 1: .*betas_nsdsynthetic\.hdf5 or"):
         NsdSynthetic(SideOptions(root=root, subjects=(2,))).sessions()
-    with pytest.raises(MissingDataError, match="one session a subject"):
+    with pytest.raises(OptionError, match="no session 2: NSD-synthetic has one session a subject"):
         NsdSynthetic(SideOptions(root=root, sessions=(2,))).sessions()
-    with pytest.raises(OptionError, match="one session a subject"):
+    with pytest.raises(OptionError, match="no session 2: NSD-synthetic has one session a subject"):
         NsdSynthetic(SideOptions(root=root)).trials(1, 2)
-    with pytest.raises(MissingDataError, match="has no nsdsyntheticbetas"):
+    with pytest.raises(
+        MissingDataError,
+        match=r"has no betas .*, such as nsddata_betas/ppdata/subj01/func1pt8mm/nsdsyntheticbetas_fithrf",
+    ):
         NsdSynthetic(SideOptions(root=str(tmp_path / "nowhere"))).sessions()
 
 

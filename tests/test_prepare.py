@@ -346,7 +346,7 @@ def test_lists_of_numbers():
     ("arguments", "message"),
     [
         (["--root", "{root}", "--voxelset", "stream"], "Did you mean 'streams'"),
-        (["--root", "{root}", "--subjects", "9"], "no betas of subject 9"),
+        (["--root", "{root}", "--subjects", "9"], "no subject 9: the design has subjects 1 to 8"),
         (["--root", "{root}", "--sessions", "1-3"], "no betas of subject 1, session 3"),
         (["--root", "{root}", "--sessions", "x"], "not a list of numbers"),
         (["--root", "{root}", "--dataset", "nds"], "Did you mean 'nsd'"),

@@ -49,6 +49,10 @@ class Trials:
     stimulus: np.ndarray
     repeat: np.ndarray
 
+    def with_betas(self, betas: np.ndarray, bytes_read: int) -> SessionTrials:
+        """Return these trials with their betas `(T, V)`, for which so many bytes of the source were read."""
+        return SessionTrials(self.trial, self.stimulus, self.repeat, betas, bytes_read)
+
 
 @dataclass(frozen=True)
 class SessionTrials(Trials):

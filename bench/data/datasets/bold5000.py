@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.data import roi
 from bench.data.bold5000 import layout, stimuli
 from bench.data.bold5000.betas import LABELS, Betas, RoiArrays, Volumes
 from bench.data.bold5000.design import Design, kind_of, read_design
-from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
-from bench.data.source_files import SourceFiles
-from bench.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
+from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.single_root import RootOptions, SingleRoot
+from bench.errors import MissingDataError
 from bench.identity import digest
 
 TERMS = (
@@ -25,9 +24,9 @@ TERMS = (
 SPACES: Mapping[str, type[Betas]] = {"func2mm": Volumes, "rois": RoiArrays}
 
 
-@dataclass(frozen=True)
-class Bold5000Options:
-    """Where the files are and which of them to read.
+@dataclass(frozen=True, kw_only=True)
+class Bold5000Options(RootOptions):
+    """Which of BOLD5000's files to read; what is not named here is as in `RootOptions`.
 
     Attributes:
         root: Folder with the betas and lists of release 2.0, `BOLD5000_Stimuli` and the masks; see
@@ -39,25 +38,17 @@ class Bold5000Options:
         voxelset: ROI expression of EarlyVis, LOC, OPA, PPA, RSC (`LOC:LH` is the left one's) and, for volumes,
             `brainmask`: voxels outside the brain are NaN, which z-scoring refuses, and `LOC & brainmask` leaves out.
         subjects: Subjects from 1 (CSI1), or None for all that have betas.
-        sessions: Sessions from 1, or their number counted from the first, or None for all that have betas.
         annotations: Local folder with COCO's `captions_train2014.json`, or both of 2017, for the captions of COCO's
             pictures; "" leaves them without. Pictures of ImageNet and SUN have none.
-        signed: Sign requests to a bucket with the environment's credentials, as a private mirror asks.
-        name: Name on shards and boards.
     """
 
-    root: str
     betas: str = "TYPED-FITHRF-GLMDENOISE-RR"
     space: str = "func2mm"
     voxelset: str = " | ".join(layout.ROIS)
-    subjects: tuple[int, ...] | None = None
-    sessions: tuple[int, ...] | int | None = None
     annotations: str = ""
-    signed: bool = False
-    name: str = "bold5000"
 
 
-class Bold5000(Dataset):
+class Bold5000(SingleRoot):
     """Reads BOLD5000's own files; see `bench.data.bold5000` for the parts."""
 
     version = 1
@@ -65,18 +56,15 @@ class Bold5000(Dataset):
     terms = TERMS
     dtype = "<f4"
     scale = 1.0
+    reader = "bold5000"
+    title = "BOLD5000"
+    SUBJECTS = layout.SUBJECTS
+    choices: ClassVar[Mapping[str, Collection[str]]] = {"space": SPACES, "betas": layout.BETAS}
 
     def __init__(self, options: Bold5000Options) -> None:
         super().__init__(options)
-        for kind, value, allowed in (("space", options.space, SPACES), ("betas", options.betas, layout.BETAS)):
-            if value not in allowed:
-                raise UnknownNameError(kind, value, allowed, "options of dataset 'bold5000'")
-        roi.parse(options.voxelset)
-        self.name = options.name
         self.caption_source = "COCO annotations" if options.annotations else "none"
-        self.files = SourceFiles(options.root, options.signed)
         self.betas = SPACES[options.space](self.files, options.betas)
-        self._tables: dict[int, VoxelTable] = {}
 
     @functools.cached_property
     def design(self) -> Design:
@@ -94,68 +82,43 @@ class Bold5000(Dataset):
         return stimuli.captions_of(self.options.annotations) if self.options.annotations else {}
 
     @property
-    def label(self) -> str:
-        """The shards' folder name before the digest."""
-        return f"{self.options.betas}.{self.options.space}.{roi.slug(self.options.voxelset)}"
+    def form(self) -> str:
+        """Beta version and space."""
+        return f"{self.options.betas}.{self.options.space}"
 
-    def source(self) -> Mapping[str, Any]:
-        """Return what decides the shards' content; `label_names` serve ROI expressions at read time."""
-        chosen = self.sessions()
-        subjects = sorted({subject for subject, _ in chosen})
+    @property
+    def label_names(self) -> Mapping[str, Mapping[str, int]]:
+        """Left and right of every ROI; `brainmask` is no ROI and goes into no shard."""
+        return dict.fromkeys(layout.ROIS, LABELS)
+
+    def origin(self) -> Mapping[str, Any]:
+        """Return the reader's version and the design."""
+        return {**super().origin(), "design": self.design.digest}
+
+    def content(self) -> Mapping[str, Any]:
+        """Return beta version, space, voxels and sessions."""
         return {
-            **self._origin(),
+            **super().content(),
             "betas": self.options.betas,
             "space": self.options.space,
-            "voxelset": roi.canonical(self.options.voxelset),
-            "sessions": {str(subject): [n for s, n in chosen if s == subject] for subject in subjects},
-            "voxels": {str(subject): self.voxels(subject).digest for subject in subjects},
-            "label_names": dict.fromkeys(layout.ROIS, LABELS),
+            "sessions": self.sessions_by_subject(),
         }
 
     def stimuli_source(self) -> Mapping[str, Any]:
         """Return what decides pictures, labels and captions."""
-        return {**self._origin(), "captions": self.caption_source, "labels": digest(list(self._labels))}
+        return {**self.origin(), "captions": self.caption_source, "labels": digest(list(self._labels))}
 
-    def _origin(self) -> dict[str, Any]:
-        return {"reader": "bold5000", "version": self.version, "design": self.design.digest}
+    def present(self, subject: int) -> Collection[int]:
+        """Return the sessions of a subject that have betas."""
+        return self.betas.sessions(subject)
 
-    def sessions(self) -> Sequence[tuple[int, int]]:
-        """Return the (subject, session) pairs to prepare, sorted.
+    def keys(self, subject: int, session: int) -> Sequence[str]:
+        """Return the file of a session's betas, or the first of several."""
+        return (self.betas.file(subject, session),)
 
-        Raises:
-            MissingDataError: If a session that was asked for has no betas, or there are none at all.
-            OptionError: If there is no such subject or session.
-        """
-        pairs = []
-        for subject in self._subjects():
-            present = self.betas.sessions(subject)
-            for session in self._sessions_of(subject, present):
-                self.design.rows(subject, session)
-                if session not in present:
-                    where = self.files.where(self.betas.file(subject, session))
-                    raise MissingDataError(f"no betas of subject {subject}, session {session}: there is no {where}")
-                pairs.append((subject, session))
-        if not pairs:
-            raise MissingDataError(f"{self.options.root} has no betas {self.options.betas} in {self.options.space}")
-        return pairs
-
-    def _subjects(self) -> Sequence[int]:
-        """Return the subjects asked for, or all that have betas, sorted."""
-        if self.options.subjects is None:
-            return [subject for subject in layout.SUBJECTS if self.betas.sessions(subject)]
-        if unknown := sorted(set(self.options.subjects) - set(layout.SUBJECTS)):
-            raise OptionError(f"no subject {unknown[0]}: BOLD5000 has subjects 1 to 4 (CSI1 to CSI4)")
-        return sorted(set(self.options.subjects))
-
-    def _sessions_of(self, subject: int, present: Sequence[int]) -> Sequence[int]:
-        """Return the sessions asked for, or all up to the last that has betas."""
-        wanted = self.options.sessions
-        if isinstance(wanted, int):
-            return range(1, wanted + 1)
-        if wanted is not None:
-            return sorted(set(wanted))
-        # One missing in between must be noticed; a subject asked for without any begins to fail at its first.
-        return range(1, max(present, default=1) + 1)
+    def check(self, subject: int, session: int) -> None:
+        """Raise `OptionError` unless the design has a session: CSI4 has fewer than the others."""
+        self.design.rows(subject, session)
 
     def trials(self, subject: int, session: int) -> Trials:
         """Return what a session showed.
@@ -172,28 +135,10 @@ class Bold5000(Dataset):
         path = self.files.where(self.betas.file(subject, session))
         return path, self.betas.needed(subject, session, rows, table.coordinates)
 
-    def voxels(self, subject: int) -> VoxelTable:
-        """Return the voxels of the voxel set in canonical order with the labels of all ROIs; ncsnr is not published.
-
-        Raises:
-            BadDataError: If the voxel set selects none.
-            UnknownNameError: If the subject has no such ROI.
-        """
-        if subject not in self._tables:
-            self._tables[subject] = self._table(subject)
-        return self._tables[subject]
-
-    def _table(self, subject: int) -> VoxelTable:
+    def read_voxels(self, subject: int) -> VoxelTable:
+        """Read the voxels of the voxel set with the labels of all ROIs; ncsnr is not published."""
         maps = self.betas.maps(subject)
-        voxelset, where = self.options.voxelset, f"voxel set {self.options.voxelset!r} of CSI{subject}"
-        for atlas in roi.parse(voxelset).atlases:
-            if atlas not in maps:
-                raise UnknownNameError("ROI", atlas, maps, where)
-        chosen = roi.mask(voxelset, maps, dict.fromkeys(layout.ROIS, LABELS))
-        if not chosen.any():
-            sizes = {atlas: int((labels > 0).sum()) for atlas, labels in maps.items()}
-            raise BadDataError(f"{where} selects no voxel; its ROIs have {sizes}")
-        coordinates = np.argwhere(chosen).astype(np.int32)
+        coordinates = np.argwhere(self.select(subject, maps, self.label_names)).astype(np.int32)
         labels = {atlas: values[tuple(coordinates.T)] for atlas, values in maps.items() if atlas != "brainmask"}
         return VoxelTable(coordinates, np.full(len(coordinates), np.nan, np.float32), labels)
 
@@ -208,7 +153,7 @@ class Bold5000(Dataset):
         shown, rows = self.trials(subject, session), self.design.rows(subject, session)
         values = self.betas.read(subject, session, rows, voxels.coordinates)
         bytes_read = self.betas.needed(subject, session, rows, voxels.coordinates)
-        return SessionTrials(shown.trial, shown.stimulus, shown.repeat, values, bytes_read)
+        return shown.with_betas(values, bytes_read)
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield pictures with labels and captions, in the order of the numbers.
@@ -225,8 +170,7 @@ class Bold5000(Dataset):
 
     def _name(self, number: int) -> str:
         """Return the name of a picture by its number."""
-        if not 0 <= number < len(self.design.names):
-            raise MissingDataError(f"BOLD5000 has pictures 0 to {len(self.design.names) - 1}, not {number}")
+        self.check_number(number, len(self.design.names))
         return self.design.names[number]
 
     def _captions(self, name: str) -> tuple[str, ...]:

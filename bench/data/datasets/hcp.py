@@ -12,15 +12,14 @@ import hashlib
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.data import roi
-from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
-from bench.data.source_files import SourceFiles
+from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.single_root import RootOptions, SingleRoot
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
 
 ATLAS = "HCP_MMP1"
@@ -34,30 +33,23 @@ TERMS = (
 )
 
 
-@dataclass(frozen=True)
-class HcpOptions:
-    """Where the files are and which of them to read.
+@dataclass(frozen=True, kw_only=True)
+class HcpOptions(RootOptions):
+    """Which of HCP's files to read; what is not named here is as in `RootOptions`.
 
     Attributes:
         root: Folder with `npz/<subject>/HCP_visual_voxel.npz`, or its s3:// address.
         voxelset: ROI expression over `HCP_MMP1`: `HCP_MMP1` is V1 to V4.
         subjects: HCP's subject numbers, such as 100307, or None for all.
-        sessions: There is one, number 1; None or (1,).
+        sessions: Session 1, or None for it: there is one.
         frames: Frames averaged to one sample; 1 keeps every frame.
-        signed: Sign requests to a bucket with the environment's credentials.
-        name: Name on shards.
     """
 
-    root: str
     voxelset: str = ATLAS
-    subjects: tuple[int, ...] | None = None
-    sessions: tuple[int, ...] | None = None
     frames: int = 10
-    signed: bool = False
-    name: str = "hcp"
 
 
-class Hcp(Dataset):
+class Hcp(SingleRoot):
     """Reads resting-state frames as trials without a stimulus."""
 
     version = 1
@@ -67,69 +59,58 @@ class Hcp(Dataset):
     dtype = "<f4"
     scale = 1.0
     """The frames are normalised per voxel: they are in units of that normalisation, not percent signal change."""
+    reader = "hcp"
+    title = "HCP"
+    SUBJECTS = range(1, 1_000_000)
+    """HCP numbers people by six digits; which of them are there the folders say."""
 
     def __init__(self, options: HcpOptions) -> None:
         super().__init__(options)
         if not 1 <= options.frames <= FRAMES:
             raise OptionError(f"frames must be 1 to {FRAMES}, got {options.frames}")
-        roi.parse(options.voxelset)
-        self.name = options.name
-        self.files = SourceFiles(options.root, options.signed)
-        self._tables: dict[int, VoxelTable] = {}
 
     @property
-    def label(self) -> str:
-        """The shards' folder name before the digest."""
-        return f"rest-mean{self.options.frames}.fslr32k.{roi.slug(self.options.voxelset)}"
+    def form(self) -> str:
+        """How many frames a sample is the mean of."""
+        return f"rest-mean{self.options.frames}.fslr32k"
 
-    def source(self) -> Mapping[str, Any]:
-        """Return what decides the shards' content."""
-        subjects = [subject for subject, _ in self.sessions()]
-        return {
-            "reader": "hcp",
-            "version": self.version,
-            "frames": self.options.frames,
-            "voxelset": roi.canonical(self.options.voxelset),
-            "files": {str(subject): self._digest(subject) for subject in subjects},
-            "label_names": {ATLAS: dict(AREAS)},
-        }
+    @property
+    def label_names(self) -> Mapping[str, Mapping[str, int]]:
+        """The four areas by their numbers in the atlas."""
+        return {ATLAS: AREAS}
 
-    def stimuli_source(self) -> Mapping[str, Any]:
-        """Return what decides the pictures: there are none."""
-        return {"reader": "hcp", "version": self.version}
+    def content(self) -> Mapping[str, Any]:
+        """Return the frames averaged, and the files' digests: a file has no design beside it that could decide."""
+        return {"frames": self.options.frames, "files": {s: self._digest(int(s)) for s in self.sessions_by_subject()}}
 
     def _key(self, subject: int) -> str:
         return f"npz/{subject}/{FILE}"
 
+    def keys(self, subject: int, session: int) -> Sequence[str]:
+        """Return a subject's file."""
+        del session
+        return (self._key(subject),)
+
     @functools.cached_property
-    def _subjects(self) -> tuple[int, ...]:
-        """The subjects that have a file."""
+    def _folders(self) -> tuple[int, ...]:
+        """The subjects that have a folder; listed once, since a bucket's listing is a request."""
         return tuple(sorted(int(name) for name in self.files.folders("npz") if re.fullmatch(r"\d+", name)))
 
-    def sessions(self) -> Sequence[tuple[int, int]]:
-        """Return (subject, 1) for every subject asked for, or that has a file.
+    def candidates(self) -> Sequence[int]:
+        """Return the subjects that have a folder."""
+        return self._folders
 
-        Raises:
-            MissingDataError: If a subject has no file, or another session than 1 is asked for.
-        """
-        if self.options.sessions not in (None, (1,)):
-            raise MissingDataError(f"{self.name} has one session a subject, number 1, not {self.options.sessions}")
-        wanted = self.options.subjects or self._subjects
-        for subject in wanted:
-            if not self.files.exists(self._key(subject)):
-                raise MissingDataError(f"no file {self.files.where(self._key(subject))}")
-        if not wanted:
-            raise MissingDataError(f"no subjects in {self.files.where('npz')}")
-        return [(subject, 1) for subject in sorted(set(wanted))]
+    def present(self, subject: int) -> Collection[int]:
+        """Return session 1 where a subject has a file."""
+        return (1,) if self.files.exists(self._key(subject)) else ()
 
     def trials(self, subject: int, session: int) -> Trials:
         """Return the samples of a subject: trials without a stimulus (-1).
 
         Raises:
-            OptionError: If there is no such session.
+            OptionError: If there is no such subject or session.
         """
-        if session != 1:
-            raise OptionError(f"{self.name} has one session a subject, number 1, not {session}")
+        self.check(subject, session)
         count = FRAMES // self.options.frames
         return Trials(np.arange(count), np.full(count, -1), np.zeros(count, np.int64))
 
@@ -167,23 +148,13 @@ class Hcp(Dataset):
         """Return the digest of a subject's file: it alone decides the samples."""
         return hashlib.sha256(self.files.local(self._key(subject)).read_bytes()).hexdigest()[:16]
 
-    def voxels(self, subject: int) -> VoxelTable:
-        """Return the voxels of the voxel set, numbered through V1 to V4 as they lie in the file.
-
-        Raises:
-            BadDataError: If the voxel set selects none.
-            UnknownNameError: If it names another atlas than HCP_MMP1, or another area than V1 to V4.
-        """
-        if subject not in self._tables:
-            sizes = [area.shape[1] for area in self._areas(subject)]
-            labels = np.repeat(np.array(list(AREAS.values()), np.int16), sizes)
-            chosen = roi.mask(self.options.voxelset, {ATLAS: labels}, {ATLAS: AREAS})
-            if not chosen.any():
-                raise BadDataError(f"voxel set {self.options.voxelset!r} selects no voxel of subject {subject}")
-            places = np.flatnonzero(chosen).astype(np.int32)
-            unknown = np.full(len(places), np.nan, np.float32)
-            self._tables[subject] = VoxelTable(places[:, None], unknown, {ATLAS: labels[chosen]})
-        return self._tables[subject]
+    def read_voxels(self, subject: int) -> VoxelTable:
+        """Read the voxels of the voxel set, numbered through V1 to V4 as they lie in the file."""
+        sizes = [area.shape[1] for area in self._areas(subject)]
+        labels = np.repeat(np.array(list(AREAS.values()), np.int16), sizes)
+        chosen = np.flatnonzero(self.select(subject, {ATLAS: labels}, self.label_names)).astype(np.int32)
+        unknown = np.full(len(chosen), np.nan, np.float32)
+        return VoxelTable(chosen[:, None], unknown, {ATLAS: labels[chosen]})
 
     def read_session(self, subject: int, session: int, voxels: VoxelTable) -> SessionTrials:
         """Return the samples of a subject: means of groups of frames; frames that fill no group are left out.
@@ -197,7 +168,7 @@ class Hcp(Dataset):
         used = frames[: len(shown.trial) * self.options.frames].astype(np.float64)
         means = used.reshape(len(shown.trial), self.options.frames, -1).mean(axis=1).astype(self.dtype)
         size = self.files.size(self._key(subject))
-        return SessionTrials(shown.trial, shown.stimulus, shown.repeat, means, size)
+        return shown.with_betas(means, size)
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield nothing: there are no pictures.

@@ -25,7 +25,7 @@ from bench.data.datasets.base import Stimulus, Trials
 from bench.data.nsd import layout
 from bench.data.nsd.design import occurrences
 from bench.data.nsd.side_experiment import SideExperiment, SideOptions
-from bench.errors import BadDataError, CorruptFileError, OptionError
+from bench.errors import BadDataError, CorruptFileError
 
 RUNS = (
     *("visA", "attA", "imgA_1", "visB", "attB", "imgB_1"),
@@ -42,7 +42,7 @@ def blocks() -> dict[str, slice]:
     return {run: slice(int(end - n), int(end)) for run, end, n in zip(RUNS, ends, counts, strict=True)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageryOptions(SideOptions):
     """Options of NSD-imagery.
 
@@ -72,17 +72,19 @@ class NsdImagery(SideExperiment):
 
     version = 1
     Options = ImageryOptions
+    reader = "nsd-imagery"
+    title = "NSD-imagery"
     experiment = "nsdimagery"
 
-    @property
-    def stored_trials(self) -> int:
-        """Betas in a file."""
+    def trials_stored(self, subject: int, session: int) -> int:
+        """Return the betas in a file."""
+        del subject, session
         return list(blocks().values())[-1].stop
 
     @property
-    def label(self) -> str:
-        """The shards' folder name before the digest; seen and imagined trials lie apart."""
-        return f"{self.options.trials}-{super().label}"
+    def form(self) -> str:
+        """What was read; seen and imagined trials lie in folders of their own."""
+        return f"{self.options.trials}-{super().form}"
 
     def _table(self, subject: int, run: str) -> pd.DataFrame:
         """Return a run's trials as the behavioural file lists them.
@@ -121,11 +123,10 @@ class NsdImagery(SideExperiment):
         """Return the trials of the runs asked for; `trial` is the row among all 720 betas.
 
         Raises:
-            OptionError: If there is no such session.
+            OptionError: If there is no such subject or session.
             BadDataError: If a run shows a condition that its set's vision run does not.
         """
-        if session != 1:
-            raise OptionError(f"{self.name} has one session a subject, number 1, not {session}")
+        self.check(subject, session)
         kind = {"vision": "vis", "imagery": "img"}[self.options.trials]
         rows, stimuli = [], []
         for run, rows_of_run in blocks().items():
@@ -179,8 +180,7 @@ class NsdImagery(SideExperiment):
             for s, _ in self.sessions()
         }
         return {
-            "reader": "nsd-imagery",
-            "version": self.version,
+            **super().origin(),
             "trials": self.options.trials,
             "targets": [target.name for target in self.targets],
             "shown": shown,
@@ -188,7 +188,7 @@ class NsdImagery(SideExperiment):
 
     def stimuli_source(self) -> Mapping[str, Any]:
         """Return what decides the pictures: the same for seen and imagined trials."""
-        return {"reader": "nsd-imagery", "version": self.version, "targets": [target.name for target in self.targets]}
+        return {**super().origin(), "targets": [target.name for target in self.targets]}
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield targets in the order of the numbers, their names as labels; words have no picture.

@@ -17,7 +17,7 @@ from bench.data.datasets.base import Stimulus, Trials
 from bench.data.nsd.design import load_mat, occurrences
 from bench.data.nsd.side_experiment import SideExperiment, SideOptions
 from bench.data.nsd.stimuli import read_images
-from bench.errors import BadDataError, CorruptFileError, OptionError
+from bench.errors import BadDataError, CorruptFileError
 
 COMMON, COLOURED = 220, 64
 DESIGN = "nsddata/experiments/nsdsynthetic/nsdsynthetic_expdesign.mat"
@@ -29,6 +29,8 @@ class NsdSynthetic(SideExperiment):
 
     version = 1
     Options = SideOptions
+    reader = "nsd-synthetic"
+    title = "NSD-synthetic"
     experiment = "nsdsynthetic"
 
     @functools.cached_property
@@ -48,24 +50,23 @@ class NsdSynthetic(SideExperiment):
             raise BadDataError(f"{path}: masterordering must hold pictures 1 to {COMMON + COLOURED}")
         return ordering.astype(np.int64) - 1
 
-    @property
-    def stored_trials(self) -> int:
-        """Trials in a betas file: those of the design."""
+    def trials_stored(self, subject: int, session: int) -> int:
+        """Return the trials in a betas file: those of the design, the same for all subjects."""
+        del subject, session
         return len(self.ordering)
 
     def origin(self) -> Mapping[str, Any]:
         """Return the reader's version and the design's digest."""
         design = hashlib.sha256(self.ordering.astype("<i8").tobytes()).hexdigest()[:16]
-        return {"reader": "nsd-synthetic", "version": self.version, "design": design}
+        return {**super().origin(), "design": design}
 
     def trials(self, subject: int, session: int) -> Trials:
         """Return what the session showed.
 
         Raises:
-            OptionError: If there is no such session.
+            OptionError: If there is no such subject or session.
         """
-        if session != 1:
-            raise OptionError(f"{self.name} has one session a subject, number 1, not {session}")
+        self.check(subject, session)
         own = np.where(self.ordering < COMMON, 0, COLOURED * (subject - 1))
         return Trials(np.arange(len(self.ordering)), self.ordering + own, occurrences(self.ordering))
 

@@ -55,8 +55,8 @@ class Design:
             total.update(f"{field.shape}".encode() + field.astype("<i8").tobytes())
         return total.hexdigest()[:16]
 
-    def trials(self, subject: int, session: int) -> Trials:
-        """Return what a session showed a subject.
+    def rows(self, subject: int, session: int) -> slice:
+        """Return a session's trials among all of its subject.
 
         Args:
             subject: From 1.
@@ -69,8 +69,16 @@ class Design:
             raise OptionError(f"no subject {subject}: the design has subjects 1 to {self.subjects}")
         if not 1 <= session <= self.sessions:
             raise OptionError(f"no session {session}: the design has sessions 1 to {self.sessions}")
+        return slice(int(self.starts[session - 1]), int(self.starts[session]))
+
+    def trials(self, subject: int, session: int) -> Trials:
+        """Return what a session showed a subject.
+
+        Raises:
+            OptionError: If the design has no such subject or session.
+        """
+        part = self.rows(subject, session)
         stimulus = self.pictures[subject - 1][self.order]
-        part = slice(int(self.starts[session - 1]), int(self.starts[session]))
         return Trials(np.arange(part.start, part.stop), stimulus[part], occurrences(stimulus)[part])
 
 

@@ -156,7 +156,7 @@ class LowRankNsd(Dataset):
         drawn, shown = self._subjects[subject], self.trials(subject, session)
         signal = self._latents[shown.stimulus] @ drawn.loadings
         betas = to_int16(session_betas(drawn.voxels, session, signal))
-        return SessionTrials(shown.trial, shown.stimulus, shown.repeat, betas, 0)
+        return shown.with_betas(betas, 0)
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield the stimuli, with scenes and captions where pictures were asked for."""
