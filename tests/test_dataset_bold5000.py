@@ -18,7 +18,7 @@ from layouts import bold5000 as layout
 from layouts.bold5000 import BOX, ROIS, TYPED, TYPES
 from PIL import Image
 
-from bench.data import source_files, splits
+from bench.data import patience, splits
 from bench.data.bold5000.betas import Volumes
 from bench.data.datasets.bold5000 import Bold5000, Bold5000Options
 from bench.data.source_files import SourceFiles
@@ -515,7 +515,7 @@ def test_damaged_pictures_and_labels(copy, own):
 
 def test_a_bucket_gives_the_same(copy, own, s3_bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(source_files, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
     Folder.at(f"s3://{s3_bucket}/b5k").upload(own)
     for options in ({"subjects": (4,)}, {"subjects": (4,), "space": "rois", "voxelset": "PPA:RH", "sessions": (9,)}):
         here, there = reader(own, **options), reader(f"s3://{s3_bucket}/b5k", **options)

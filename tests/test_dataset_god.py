@@ -15,7 +15,7 @@ from layouts import god as layout
 from layouts.god import ROIS, VOXELS
 from PIL import Image
 
-from bench.data import numpy_files, source_files, splits
+from bench.data import numpy_files, patience, splits
 from bench.data.datasets.god import God, GodOptions
 from bench.data.god.images import TRAINING, images_of, name_of, synset_of
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
@@ -549,7 +549,7 @@ def test_damaged_pictures_by_name(own):
 
 def test_a_bucket_gives_the_same(own, s3_bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(source_files, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
     Folder.at(f"s3://{s3_bucket}/god").upload(own)
     for options in ({"betas": "bdpy", "subjects": (1,)}, {"betas": "npz", "subjects": (2,)}):
         here, there = reader(own, **options), reader(f"s3://{s3_bucket}/god", **options)

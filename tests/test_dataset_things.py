@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from layouts import things as layout
 from PIL import Image
 
-from bench.data import source_files
+from bench.data import patience
 from bench.data.columns import from_column
 from bench.data.datasets.things import Things, ThingsOptions
 from bench.data.shards import read_manifest, session_path
@@ -447,7 +447,7 @@ def test_garbled_responses(tmp_path):
 
 def test_a_bucket_gives_the_same_by_ranges(own, copy, s3_bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(source_files, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
     responses = path_of(own, 1, "ResponseData.h5")
     shutil.copytree(copy[0] / "images" / "aardvark1", own / "images" / "aardvark1")
     Folder.at(f"s3://{s3_bucket}/things").upload(own)

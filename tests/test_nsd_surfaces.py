@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.data import source_files
+from bench.data import patience
 from bench.data.columns import from_column
 from bench.data.datasets.nsd import Nsd, NsdOptions
 from bench.data.nsd import layout, surfaces
@@ -204,7 +204,7 @@ def test_labels_that_are_no_labels(own, space):
 
 def test_a_surface_in_a_bucket(surface, space, s3_bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(source_files, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
     Folder.at(f"s3://{s3_bucket}/nsd").upload(surface.root)
     there = Nsd(NsdOptions(root=f"s3://{s3_bucket}/nsd", space=space, captions=False))
     here = reader(surface, space)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nsd_copy import BOX, SPACE, write_copy, write_pictures
 
-from bench.data import source_files, terms
+from bench.data import patience, terms
 from bench.data.datasets.nsd import Nsd, NsdOptions
 from bench.data.nsd import chunk_index, layout, volumes
-from bench.data.source_files import BLOCK, RangeFile, SourceFiles
+from bench.data.range_file import BLOCK, RangeFile
+from bench.data.source_files import SourceFiles
 from bench.errors import CorruptFileError, MissingDataError, OptionError, UnreachableError
 from bench.prepare import dry_run, main, prepare
 from bench.storage import Folder
@@ -34,7 +35,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick_and_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(source_files, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -112,9 +113,9 @@ def test_a_server_that_never_answers_is_named():
 
 
 def test_pauses_double_up_to_a_limit(monkeypatch):
-    monkeypatch.setattr(source_files, "FIRST_PAUSE_S", 4.0)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 4.0)
     waited: list[float] = []
-    monkeypatch.setattr(source_files.time, "sleep", waited.append)
+    monkeypatch.setattr(patience.time, "sleep", waited.append)
     file = RangeFile(Flaky(b"01", [OSError("no")] * 5), 2, "file")
     assert file.range(0, 2) == b"01"
     for pause, longest in zip(waited, [4, 8, 10, 10, 10], strict=True):

@@ -1,44 +1,26 @@
 """A dataset's own files below one root: a local copy, or a bucket from which only what is needed is fetched.
 
-Small files (designs, masks, tables) are fetched whole, once, into a cache. Large ones are opened as `RangeFile`: every
-read is a request for a byte range, tried again with a growing pause when the server answers with an error, stops
-talking, or sends less than was asked for. A range that came whole is used, any other is not: faults cost time, never
-bytes of the result.
+Small files (designs, masks, tables) are fetched whole, once, into a cache. Large ones are opened as `RangeFile`, whose
+every read is a request for a byte range. Requests are made again after a growing pause (`bench.data.patience`) when the
+server answers with an error, stops talking, or sends less than was asked for.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import logging
 import os
-import random
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from bench.errors import MissingDataError, OptionError, UnreachableError
+from bench.data.patience import patiently
+from bench.data.range_file import RangeFile
+from bench.errors import MissingDataError, OptionError
 from bench.storage import Folder, home
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-ATTEMPTS = 8
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 10.0
-REQUESTS_IN_FLIGHT = 16
-"""Range requests one file has open at once: the latency of S3 (tens of milliseconds) hides behind the others."""
-BLOCK = 1 << 18
-"""Bytes of a block that small reads are served from: HDF5 headers are read in pieces of a few bytes."""
-BLOCKS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -126,7 +108,7 @@ class SourceFiles:
         """
         size, address = self.size(key), self.where(key)
         path = address.removeprefix("s3://")
-        opened = _patiently(lambda: self._filesystem().open_input_file(path), f"opening {address}")
+        opened = patiently(lambda: self._filesystem().open_input_file(path), f"opening {address}")
         return RangeFile(opened, size, address)
 
     def path_or_file(self, key: str) -> Path | RangeFile:
@@ -161,7 +143,7 @@ class SourceFiles:
         """Return what lies directly in a folder."""
         path = f"{self.root.removeprefix('s3://')}/{folder}".rstrip("/")
         selector = pafs.FileSelector(path, allow_not_found=True)
-        return _patiently(lambda: self._filesystem().get_file_info(selector), f"listing {self.root}/{folder}")
+        return patiently(lambda: self._filesystem().get_file_info(selector), f"listing {self.root}/{folder}")
 
     def _filesystem(self) -> pafs.FileSystem:
         if not self.remote:
@@ -181,129 +163,5 @@ def _client(bucket: str, endpoint: str | None, signed: bool, process: int) -> pa
     if endpoint is not None:
         scheme, _, host = endpoint.partition("://")
         return pafs.S3FileSystem(anonymous=not signed, endpoint_override=host, scheme=scheme, region="us-east-1")
-    region = _patiently(lambda: pafs.resolve_s3_region(bucket), f"finding the region of bucket {bucket}")
+    region = patiently(lambda: pafs.resolve_s3_region(bucket), f"finding the region of bucket {bucket}")
     return pafs.S3FileSystem(anonymous=not signed, region=region)
-
-
-def _patiently(request: Callable[[], Result], what: str) -> Result:
-    """Return what a request gives, trying again after pauses that double.
-
-    Raises:
-        UnreachableError: If it fails `ATTEMPTS` times.
-        MissingDataError: If there is no such file: that is an answer, not a fault.
-    """
-    pause = FIRST_PAUSE_S
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return request()
-        except FileNotFoundError as error:
-            raise MissingDataError(f"{what}: {error}") from None
-        except (OSError, pa.ArrowException) as error:
-            if attempt == ATTEMPTS:
-                raise UnreachableError(f"{what} failed {ATTEMPTS} times, at last with: {error}") from None
-            logger.warning("%s failed (%d of %d): %s", what, attempt, ATTEMPTS, error)
-        # Clients that were throttled together must not come back together.
-        time.sleep(pause * (0.5 + random.random() / 2))
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-    raise AssertionError("unreachable")
-
-
-class RangeFile(io.RawIOBase):
-    """A file of a bucket, open for reading; it counts what crossed the network.
-
-    Attributes:
-        bytes_read: Bytes of all ranges that came whole.
-        requests: Number of those ranges.
-    """
-
-    def __init__(self, file: pa.NativeFile, size: int, address: str) -> None:
-        super().__init__()
-        self._file, self._size, self._address = file, size, address
-        self._position = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self.bytes_read = 0
-        self.requests = 0
-
-    def __str__(self) -> str:
-        return self._address
-
-    def range(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset`.
-
-        Raises:
-            EOFError: If the file ends before.
-            UnreachableError: If they do not come.
-        """
-        if offset < 0 or offset + size > self._size:
-            raise EOFError(f"{self} has {self._size} bytes; {size} from {offset} were asked for")
-        content = _patiently(lambda: self._whole(offset, size), f"reading {size} bytes at {offset} of {self}")
-        self.bytes_read += size
-        self.requests += 1
-        return content
-
-    def _whole(self, offset: int, size: int) -> bytes:
-        content = bytes(self._file.read_at(size, offset))
-        if len(content) != size:
-            raise OSError(f"{len(content)} of {size} bytes came")
-        return content
-
-    def ranges(self, wanted: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """Yield the content of (offset, size) ranges in their order, several requests in flight at once."""
-        with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
-            queue, waiting = iter(wanted), []
-            # Twice the threads: a slow first range must not leave them idle, and finished ones must not pile up.
-            for item in islice(queue, 2 * REQUESTS_IN_FLIGHT):
-                waiting.append(pool.submit(self.range, *item))
-            while waiting:
-                yield waiting.pop(0).result()
-                waiting.extend(pool.submit(self.range, *item) for item in islice(queue, 1))
-
-    def _block(self, number: int) -> bytes:
-        """Return a block; the last few used are kept."""
-        if number not in self._blocks:
-            offset = number * BLOCK
-            self._blocks[number] = self.range(offset, min(BLOCK, self._size - offset))
-            if len(self._blocks) > BLOCKS_KEPT:
-                self._blocks.popitem(last=False)
-        self._blocks.move_to_end(number)
-        return self._blocks[number]
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say that any position can be read."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position of the next read."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position of the next read and return it."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer from the position on; fewer bytes come only at the end of the file."""
-        size = max(0, min(len(buffer), self._size - self._position))
-        if size >= BLOCK:
-            # A large read is one request of its own: cutting it into blocks would only add round trips.
-            buffer[:size] = self.range(self._position, size)
-        else:
-            buffer[:size] = self._from_blocks(self._position, size)
-        self._position += size
-        return size
-
-    def _from_blocks(self, offset: int, size: int) -> bytes:
-        first, last = offset // BLOCK, (offset + max(size, 1) - 1) // BLOCK
-        content = b"".join(self._block(number) for number in range(first, last + 1)) if size else b""
-        return content[offset - first * BLOCK :][:size]
-
-    def close(self) -> None:
-        """Close the connection."""
-        if not self.closed:
-            self._file.close()
-        super().close()

@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from bench.data.nsd import volumes
-from bench.data.source_files import RangeFile
+from bench.data.range_file import RangeFile
 
 BOX = (81, 104, 83)
 TRIALS = 750

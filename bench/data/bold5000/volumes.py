@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from bench.data.source_files import RangeFile
+from bench.data.range_file import RangeFile
 from bench.errors import BadDataError, CorruptFileError
 
 LARGEST_READ = 1 << 23

@@ -16,8 +16,9 @@ import numpy as np
 
 from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.pictures import decode
+from bench.data.range_file import RangeFile
 from bench.data.single_root import RootOptions, SingleRoot
-from bench.data.source_files import RangeFile, SourceFiles
+from bench.data.source_files import SourceFiles
 from bench.data.things.responses import Table, read_betas, read_table
 from bench.data.things.tables import SESSIONS, TRIALS_PER_SESSION, Experiment, Images, read_experiment
 from bench.data.things.voxels import label_names, read_voxels

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from bench.data.source_files import RangeFile
+from bench.data.range_file import RangeFile
 from bench.errors import CorruptFileError
 
 HEADER = struct.Struct("<4sBBHQQ")

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from bench.data.nsd import layout
-from bench.data.source_files import RangeFile, SourceFiles
+from bench.data.range_file import RangeFile
+from bench.data.source_files import SourceFiles
 from bench.errors import BadDataError, CorruptFileError, MissingDataError
 
 

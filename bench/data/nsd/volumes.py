@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from bench.data.nsd import chunk_index
-from bench.data.source_files import RangeFile
+from bench.data.range_file import RangeFile
 from bench.errors import BadDataError, CorruptFileError
 
 DTYPE = np.dtype("<i2")

@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from bench.data.source_files import RangeFile
+from bench.data.range_file import RangeFile
 from bench.data.things.pickled_names import read_names
 from bench.errors import BadDataError, CorruptFileError
 
