@@ -12,6 +12,7 @@ import ray
 
 from bench.errors import OptionError
 
+logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 EXCLUDED = [".git", ".venv", ".reconbench", "tests", "**/__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 
@@ -97,3 +98,18 @@ def gpus() -> int:
     if not given.isdigit():
         raise OptionError(f"RECONBENCH_GPUS is {given!r}: the number of GPUs that the cluster can grow to is needed")
     return max(int(ray.cluster_resources().get("GPU", 0)), int(given))
+
+
+def places(workers: int) -> int:
+    """Return how many fits of some workers have a place at once: one GPU a worker, or one CPU where there are no GPUs.
+
+    Raises:
+        OptionError: If a local cluster cannot hold even one. A cluster that others started may still grow: what waits
+            for it is said in a warning.
+    """
+    unit, count = ("GPU", gpus()) if gpus() else ("CPU", int(ray.cluster_resources().get("CPU", 0)))
+    if workers > count:
+        if not (in_job() or os.environ.get("RAY_ADDRESS")):
+            raise OptionError(f"a stage wants {workers} workers; there are {count} {unit}s to place them on")
+        logger.warning("a stage wants %d workers, the cluster has %d %ss: its fits wait for more", workers, count, unit)
+    return max(1, count // workers)

@@ -29,9 +29,10 @@ from bench.data.columns import from_column, to_column
 from bench.data.stream import FIT, TEST
 from bench.data.stream_trials import SubjectTrials
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, OtherConfigurationError
+from bench.fit.inputs import FitInputs, make_heads
 from bench.fit.plan import FitPlan
 from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import FitInputs, loaded_encoder, make_heads
+from bench.fit.trial import loaded_encoder
 from bench.identity import digest
 from bench.storage import Folder
 from encoders.base import assemble

@@ -67,6 +67,8 @@ class Stage:
             encoders that start from nothing.
         test_images_removed: Whether test images were taken out of `dataset` and of those sets before.
         gpus: Share of a GPU a fit takes where the cluster has GPUs; fits run on CPUs where it has none.
+        workers: Processes that share a fit, each with its own trials of every epoch; a step averages their gradients,
+            so `batch_size` counts trials a step and worker. Where there are GPUs, each of several takes a whole one.
     """
 
     encoder: str
@@ -81,8 +83,11 @@ class Stage:
     pretrained_on: tuple[str, ...] = ()
     test_images_removed: bool = False
     gpus: float = 0.25
+    workers: int = 1
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise OptionError(f"stage {self.name!r}: workers is {self.workers}; at least one fits")
         training_sets.check(self.pretrained_on, f"stage {self.name!r}: pretrained_on")
 
     def changed(self, values: Mapping[str, Any]) -> Stage:

@@ -15,9 +15,10 @@ from bench.data.columns import from_column
 from bench.data.shards import read_manifest, session_path
 from bench.data.splits import ROLES, Split
 from bench.data.stream import Query, load
+from bench.fit.inputs import FitInputs
 from bench.fit.plan import DataDigests, plan_stage
 from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import FitInputs, run_fit
+from bench.fit.trial import run_fit
 from bench.options import build
 from bench.prepare import main
 from bench.recipe import HeadSpec, Stage

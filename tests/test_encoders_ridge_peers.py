@@ -18,8 +18,9 @@ from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.model_selection import PredefinedSplit
 from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
+from bench.fit.inputs import FitInputs
 from bench.fit.plan import plan_stage
-from bench.fit.trial import FitInputs, loaded_encoder, run_fit
+from bench.fit.trial import loaded_encoder, run_fit
 from bench.recipe import HeadSpec, Stage
 from bench.storage import Folder
 from encoders.base import Head, Runtime, assemble

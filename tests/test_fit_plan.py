@@ -36,7 +36,7 @@ def test_the_address_is_golden():
         normalise="session",
         seed=0,
     )
-    assert plan.id == "70073395b3783480"
+    assert plan.id == "8cd6f89bae001dae"
 
 
 def test_options_are_filled_in():

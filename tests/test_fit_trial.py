@@ -14,9 +14,10 @@ from stream_shards import LABEL_NAMES, TARGET, betas_of, digests, role_of, targe
 
 from bench import registry
 from bench.errors import BadDataError, MissingDataError, UnknownNameError
+from bench.fit.inputs import FitInputs, make_heads
 from bench.fit.plan import FitPlan, plan_stage
 from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import FIT_RECORD, FitInputs, failed, loaded_encoder, make_heads, read_fit, run_fit
+from bench.fit.trial import FIT_RECORD, failed, loaded_encoder, read_fit, run_fit
 from bench.recipe import HeadSpec, Stage
 from bench.storage import Folder
 from encoders.base import assemble

@@ -13,7 +13,7 @@ from stream_shards import LABEL_NAMES, TARGET_SHAPE, latents, target_table, tria
 
 from bench.data.splits import ROLES
 from bench.data.stream_resident import DeviceGather, Resident, resident
-from bench.data.stream_split import deal
+from bench.data.stream_split import in_turn, turns
 from bench.data.stream_trials import Betas, SubjectTrials
 from bench.errors import MissingDataError, UnknownNameError
 from bench.fit.subject_stream import SubjectStream, TargetTable
@@ -335,44 +335,43 @@ def in_workers(shares, seeds: list[int]) -> list[list[tuple[np.ndarray, np.ndarr
     return ray.get([epochs.remote(stream(share=share)) for share in shares])
 
 
+def dealt(samples: int, size: int) -> list:
+    """Two workers' shares of an epoch, as Ray Train splits them."""
+    shares = in_turn().configure(
+        {"turns": turns(samples, size)}, world_size=2, worker_handles=None, worker_node_ids=None
+    )
+    return [share["turns"] for share in shares]
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_share_an_epoch_and_together_see_each_sample_once():
     seeds = [3, 8]
-    shares = deal(stream().n_trials("train"), 16, workers=2)
-    first, second = in_workers(shares, seeds)
+    first, second = in_workers(dealt(stream().n_trials("train"), 16), seeds)
     for epoch, seed in enumerate(seeds):
         voxels, _, stimuli = rows_of(stream(), "train", seed, 16)
         mine, theirs = first[epoch], second[epoch]
-        assert len(mine[0]) + len(theirs[0]) == len(voxels)
-        assert min(len(mine[0]), len(theirs[0])) >= len(voxels) // 2 - 16
+        # Workers take their steps together, so each gets as many batches: of an odd number the last is left out.
+        batches = math.ceil(len(voxels) / 16)
+        assert batches % 2
+        assert len(mine[0]) == len(theirs[0]) == batches // 2 * 16
         # Batches are dealt in turn: the sequence is the one that a single worker would see.
-        turns = [range(start, min(start + 16, len(voxels))) for start in range(0, len(voxels), 16)]
+        blocks = [range(start, start + 16) for start in range(0, batches // 2 * 32, 16)]
         for number, share in enumerate((mine, theirs)):
-            rows = np.concatenate([np.array(turn) for turn in turns[number::2]])
+            rows = np.concatenate([np.array(block) for block in blocks[number::2]])
             np.testing.assert_array_equal(share[0], voxels[rows])
             np.testing.assert_array_equal(share[1], stimuli[rows])
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_workers_in_step_get_the_same_number_of_batches():
-    samples = stream().n_trials("train")
-    batches = math.ceil(samples / 16)
-    assert batches % 2
-    first, second = in_workers(deal(samples, 16, workers=2, equal=True), [3])
-    assert len(first[0][0]) == len(second[0][0]) == batches // 2 * 16
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_every_worker_validates_on_all():
-    share, _ = deal(10, 5, workers=2)
-    np.testing.assert_array_equal(
-        rows_of(stream(share=share), "validation", -1)[0], rows_of(stream(), "validation", -1)[0]
-    )
+@pytest.mark.parametrize("role", ["train", "validation"])
+def test_passes_that_sum_see_all_trials_on_every_worker(role):
+    share, _ = dealt(10, 5)
+    np.testing.assert_array_equal(rows_of(stream(share=share), role, -1)[0], rows_of(stream(), role, -1)[0])
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_dealing_leaves_the_settings_of_other_datasets_alone():
     before = ray.data.DataContext.get_current()
-    deal(10, 5, workers=2)
+    dealt(10, 5)
     assert ray.data.DataContext.get_current() is before
     assert not before.execution_options.preserve_order

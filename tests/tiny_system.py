@@ -16,8 +16,9 @@ import torch
 from bench import workspace
 from bench.data.image_shards import write_images
 from bench.data.splits import ROLES, Split
+from bench.fit.inputs import FitInputs
 from bench.fit.plan import DataDigests, FitPlan, plan_stage
-from bench.fit.trial import FitInputs, FitRecord, run_fit
+from bench.fit.trial import FitRecord, run_fit
 from bench.graph import Images
 from bench.identity import digest
 from bench.recipe import HeadSpec, Stage

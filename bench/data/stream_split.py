@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterator
 
 import ray
+import ray.data
+import ray.train
 
 
 def turns(samples: int, size: int) -> ray.data.Dataset:
     """Return the numbers of an epoch's batches as a dataset with a block for each.
 
-    Ray Train splits it among its workers by itself: give it as `datasets={"turns": turns(...)}` and each worker's
-    stream `ray.train.get_dataset_shard("turns")`.
+    Ray Train splits it among its workers; see `bench.fit.team`.
 
     Args:
         samples: Samples of the role, `SubjectStream.n_trials`.
@@ -29,23 +30,14 @@ def turns(samples: int, size: int) -> ray.data.Dataset:
     return ray.data.from_items([{"turn": number} for number in range(batches)], override_num_blocks=max(batches, 1))
 
 
-def deal(samples: int, size: int, workers: int, equal: bool = False) -> list[ray.data.DataIterator]:
-    """Return each worker's share of an epoch, to be given to its `SubjectStream`.
+def in_turn() -> ray.train.DataConfig:
+    """Return how Ray Train splits `turns`: in their order, and to each worker equally many.
 
-    All workers must iterate at the same time: an epoch starts when all have asked for it.
-
-    Args:
-        samples: Samples of the role.
-        size: Samples a batch; workers must ask for batches of this size.
-        workers: How many.
-        equal: Give each the same number of batches, for workers that reduce gradients in step; up to `workers - 1`
-            batches of the epoch are dropped then.
+    Workers reduce gradients in step, so up to `workers - 1` batches of an epoch are left out; which ones changes with
+    the epoch's order.
     """
-    context = ray.data.DataContext.get_current().copy()
-    context.execution_options.preserve_order = True  # else the order depends on which block is ready first
-    with ray.data.DataContext.current(context):
-        shares: list[ray.data.DataIterator] = turns(samples, size).streaming_split(workers, equal=equal)
-    return shares
+    options = ray.data.ExecutionOptions(preserve_order=True)  # else the order depends on which block is ready first
+    return ray.train.DataConfig(execution_options=options)
 
 
 def dealt(share: ray.data.DataIterator) -> Iterator[int]:

@@ -34,6 +34,7 @@ class FitPlan:
         split: The split's name, version and validation share.
         normalise: z-scoring rule of the betas.
         averaging: What a training sample is.
+        workers: Data-parallel workers that share it.
         seed: Seed of the fit.
         control: `shuffled` refits on permuted pairs.
         parent: Address of the fit whose state it starts from, or None.
@@ -51,6 +52,7 @@ class FitPlan:
     control: Control = "none"
     parent: str | None = None
     averaging: Averaging = "single"
+    workers: int = 1
 
     @property
     def id(self) -> str:
@@ -98,6 +100,7 @@ def plan_stage(
 
     Raises:
         UnknownNameError: If a data set or target of the stage is not among what was opened.
+        OptionError: If several workers are to share the fit of an encoder that does not train in batches.
     """
     encoder = registry.load("encoder", stage.encoder)
     filled = options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
@@ -111,10 +114,21 @@ def plan_stage(
         split=asdict(Split()),
         normalise=stage.normalise,
         averaging=stage.averaging,
+        workers=_shareable(stage, filled),
         seed=seed,
         control=control,
         parent=parent.id if parent else None,
     )
+
+
+def _shareable(stage: Stage, filled: Any) -> int:  # noqa: ANN401 - any encoder's options
+    """Return how many workers share the stage's fits; see `plan_stage`."""
+    if stage.workers > 1 and not hasattr(filled, "batch_size"):
+        raise OptionError(
+            f"stage {stage.name!r}: {stage.workers} workers cannot share a fit of encoder {stage.encoder!r}, which "
+            "does not train in batches; leave out `workers`"
+        )
+    return stage.workers
 
 
 def _head(spec: HeadSpec, data: DataDigests) -> dict[str, Any]:

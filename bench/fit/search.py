@@ -7,6 +7,7 @@ results.
 
 from __future__ import annotations
 
+import functools
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,11 @@ from bench import cluster
 from bench.console import Advance
 from bench.errors import ReconbenchError
 from bench.fit.candidates import Candidate
+from bench.fit.inputs import FitInputs
 from bench.fit.plan import FitPlan
 from bench.fit.schedule import GroupedScheduler
-from bench.fit.trial import FIT_RECORD, FitInputs, FitRecord, failed, read_fit, run_fit
+from bench.fit.team import TeamError, TeamFit, release, run_team
+from bench.fit.trial import FIT_RECORD, FitRecord, failed, read_fit, run_fit
 from bench.storage import Folder
 
 METRIC = "validation_correlation"
@@ -70,8 +73,9 @@ def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, ad
         if len(todo) < len(wave):
             advance(len(wave) - len(todo), "already recorded")
         for _ in range(ATTEMPTS):
-            if todo:
-                _tune(todo, refs, runs, advance)
+            for together in (False, True):
+                if some := [candidate for candidate in todo if (candidate.plan.workers > 1) is together]:
+                    _tune(some, refs, runs, advance)
             # No record at all: the fit's process was killed. Without it another fit would be selected.
             todo = [candidate for candidate in todo if read_fit(runs, candidate.plan.id) is None]
         _record_lost(todo, runs, advance)
@@ -101,7 +105,7 @@ def _can_start(plan: FitPlan, runs: Folder) -> bool:
 
 
 def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> None:
-    """Run fits as plain Tune function trials on reused actors, then record those the scheduler stopped."""
+    """Run fits as plain Tune function trials, then record those the scheduler stopped."""
     by_id = {candidate.plan.id: candidate for candidate in todo}
     trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=by_id)
     gpus = cluster.gpus() > 0
@@ -128,6 +132,7 @@ def _tuner(
         callback: Told of every trial that ends.
         books: Where Tune keeps its own books; temporary, since nothing is read back from them.
     """
+    workers = max(candidate.plan.workers for candidate in by_id.values())
     return tune.Tuner(
         trainable,
         param_space={"fit": tune.grid_search(sorted(by_id, key=lambda i: (by_id[i].group, by_id[i].config)))},
@@ -135,9 +140,10 @@ def _tuner(
             metric=METRIC,
             mode="max",
             scheduler=_scheduler(by_id),
-            reuse_actors=True,
+            # A team lives as long as the trial that started it: one that the scheduler stops must not be used again.
+            reuse_actors=workers == 1,
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
-            max_concurrent_trials=None,
+            max_concurrent_trials=None if workers == 1 else cluster.places(workers),
         ),
         run_config=tune.RunConfig(
             name="sweep",
@@ -149,7 +155,12 @@ def _tuner(
 
 
 def _resources(candidate: Candidate, gpus: bool) -> dict[str, float]:
-    """Return what one fit takes: one CPU, and its share of a GPU where there are any."""
+    """Return what one fit takes: one CPU, and its share of a GPU where there are any.
+
+    The trial of a team only waits for its workers, who ask for places of their own; Tune wants it to take something.
+    """
+    if candidate.plan.workers > 1:
+        return {"memory": 1}
     return {"CPU": 1, "GPU": candidate.gpus} if gpus and candidate.gpus else {"CPU": 1}
 
 
@@ -187,7 +198,13 @@ def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Map
         tune.report({METRIC: metrics[METRIC], "step": step})
 
     try:
-        record = run_fit(plan, fetch(plan, candidate.data, refs), runs, device, report)
+        if plan.workers > 1:
+            inputs = functools.partial(fetch, plan, candidate.data, refs)
+            record = run_team(TeamFit(plan, runs, inputs), METRIC, gpus=cluster.gpus() > 0 and candidate.gpus > 0)
+        else:
+            record = run_fit(plan, fetch(plan, candidate.data, refs), runs, device, report)
+    except TeamError:
+        raise
     except (ReconbenchError, ValueError, RuntimeError) as error:
         (runs / "fits" / plan.id).write_json(FIT_RECORD, failed(plan, error))
         raise
@@ -215,6 +232,7 @@ class _Progress(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Record a stopped fit (it left no record of its own) and move the display on."""
+        release(trial.last_result or {})
         candidate = self._by_id[trial.config["fit"]]
         if not _ended(candidate.plan, self._runs):
             last = trial.last_result or {}
@@ -224,6 +242,7 @@ class _Progress(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Move the display on past a failed fit; one whose process was killed has no record and is made again."""
+        release(trial.last_result or {})
         candidate = self._by_id[trial.config["fit"]]
         ended = read_fit(self._runs, candidate.plan.id) is not None
         note = "FAILED" if ended else "KILLED, made again"

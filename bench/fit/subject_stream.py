@@ -88,7 +88,8 @@ class SubjectStream:
         averaging: What a sample is.
         resident: Where betas and targets live for epochs in a seeded order, whose batches are gathered there; None for
             the host's shared memory, from which passes in the shards' own order always come.
-        share: This worker's share of the training epochs, from `bench.data.stream_split.deal`; None for all.
+        share: This worker's share of seeded epochs (`bench.data.stream_split`); None for all. Passes in the shards' own
+            order, which sum over the trials, see all of them on every worker.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class SubjectStream:
             resident = self._resident
         gather = self._host if resident is None or self._on_device is None else self._on_device
         size = size or SUM_BATCH
-        for turn in self._turns(role, len(samples), size):
+        for turn in self._turns(seed, len(samples), size):
             chosen = samples[turn * size : (turn + 1) * size]
             yield Batch(
                 subject=self.subject,
@@ -178,9 +179,9 @@ class SubjectStream:
                 stimuli=torch.from_numpy(self._trials.stimulus[chosen[:, 0]].astype(np.int64)),
             )
 
-    def _turns(self, role: Role, samples: int, size: int) -> Iterator[int]:
+    def _turns(self, seed: int, samples: int, size: int) -> Iterator[int]:
         """Return the numbers of the epoch's batches: all of them, or what this worker is dealt."""
-        if self._share is not None and role != "validation":
+        if self._share is not None and seed >= 0:
             return dealt(self._share)
         return iter(range(math.ceil(samples / size)))
 

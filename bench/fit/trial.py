@@ -16,17 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
+from ray.data import DataIterator
 
 from bench import options, registry
-from bench.data import roi
-from bench.data.stream_resident import resident
-from bench.data.stream_trials import SubjectTrials
-from bench.errors import BadDataError, MissingDataError
+from bench.errors import MissingDataError
+from bench.fit.inputs import FitInputs, make_heads, streams
 from bench.fit.plan import FitPlan
 from bench.fit.precompute import precomputed
-from bench.fit.subject_stream import SubjectStream, TargetTable
+from bench.fit.subject_stream import SubjectStream
 from bench.storage import Folder
 from encoders.base import Encoder, Head, Runtime
 from encoders.correlation import validation_correlation
@@ -56,21 +54,6 @@ class FitRecord:
     error: dict[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class FitInputs:
-    """What a fit reads, fetched from shared memory.
-
-    Attributes:
-        subjects: Training and validation trials by subject; never a test trial.
-        targets: Target tables by `<generator>.<target>`.
-        label_names: For each atlas its label numbers by name, for ROI expressions.
-    """
-
-    subjects: Mapping[int, SubjectTrials]
-    targets: Mapping[str, TargetTable]
-    label_names: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-
 def read_fit(runs: Folder, fit_id: str) -> FitRecord | None:
     """Return a fit's record, or None where it has not ended."""
     folder = runs / "fits" / fit_id
@@ -79,7 +62,29 @@ def read_fit(runs: Folder, fit_id: str) -> FitRecord | None:
     return options.build(FitRecord, folder.read_json(FIT_RECORD), f"{folder}/{FIT_RECORD}")
 
 
-def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device, report: Report) -> FitRecord:
+@dataclass(frozen=True)
+class Team:
+    """The data-parallel workers that share a fit, as one of them sees them.
+
+    Attributes:
+        rank: This worker's number; the first one writes the state and the record.
+        size: How many they are.
+        reduce: Mean of a tensor over all of them.
+        shares: By subject this worker's share of the training epochs; empty for a worker alone, who has them all.
+    """
+
+    rank: int = 0
+    size: int = 1
+    reduce: Callable[[torch.Tensor], torch.Tensor] = Runtime.reduce
+    shares: Mapping[int, DataIterator] = field(default_factory=dict)
+
+
+ALONE = Team()
+
+
+def run_fit(
+    plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device, report: Report, team: Team = ALONE
+) -> FitRecord:
     """Fit, save the state, measure it on validation trials, and write the record last.
 
     Args:
@@ -88,6 +93,7 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
         runs: The runs folder.
         device: Where to compute.
         report: Called at each of the encoder's reports; may not return when a scheduler ends the fit there.
+        team: The workers that share the fit, this one the first of them.
 
     Returns:
         The record, also of an earlier process that ended the same fit without failing.
@@ -100,34 +106,23 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
         return done
     folder = runs / "fits" / plan.id
     folder.write_json("plan.json", plan)
-    encoder = build_encoder(plan)
-    heads = make_heads(plan, inputs)
-    data = _streams(plan, inputs, device)
-    clock, steps = _Clock(), _Counter(report)
-    with tempfile.TemporaryDirectory() as scratch, _checkpoints(folder, Path(scratch)) as (kept, push):
-        runtime = Runtime(
-            device=device,
-            seed=plan.seed,
-            checkpoint_dir=kept,
-            initial=_parent_state(plan, runs, Path(scratch)),
-            precomputed=precomputed(encoder, plan, data, heads, runs),
-            report=steps.counted(push),
-        )
-        encoder.fit(data, heads, runtime)
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as scratch:
         state = Path(scratch) / "state"
         state.mkdir()
-        encoder.save(state)
-        (folder / "state").upload(state)
+        with fitted(plan, inputs, runs, device, report, team) as (encoder, data, heads, steps):
+            encoder.save(state)
+            (folder / "state").upload(state)
+            # Inside the block: an encoder may keep large arrays in its checkpoint directory while it predicts.
+            score = _selection_score(encoder, _single_trials(plan, inputs, data), heads)
         size = sum(p.stat().st_size for p in state.rglob("*") if p.is_file())
-        # Inside the block: an encoder may keep large arrays in its checkpoint directory while it predicts.
-        score = _selection_score(encoder, _single_trials(plan, inputs, data), heads)
     record = FitRecord(
         id=plan.id,
         status="ok",
         validation_correlation=score,
-        steps=steps.made,
+        steps=steps,
         costs={
-            **clock.costs(device),
+            **clock.costs(device, team.size),
             "parameters": float(encoder.n_parameters),
             "state_bytes": float(size),
             "train_trials": float(sum(stream.n_trials("train") for stream in data.values())),
@@ -136,6 +131,35 @@ def run_fit(plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device
     folder.write_json(FIT_RECORD, record)
     (folder / "checkpoint").delete()
     return record
+
+
+@contextlib.contextmanager
+def fitted(
+    plan: FitPlan, inputs: FitInputs, runs: Folder, device: torch.device, report: Report, team: Team
+) -> Iterator[tuple[Encoder, dict[int, SubjectStream], list[Head], int]]:
+    """Fit as one of a team, and give the encoder, its data, its heads and the number of reports; nothing is written.
+
+    What the encoder keeps on disk is gone after the block. For arguments and errors see `run_fit`.
+    """
+    encoder = build_encoder(plan)
+    heads = make_heads(plan, inputs)
+    data = streams(plan, inputs, device, team.shares)
+    steps = _Counter(report)
+    folder = runs / "fits" / plan.id
+    with tempfile.TemporaryDirectory() as scratch, _checkpoints(folder, Path(scratch), team.rank) as (kept, push):
+        runtime = Runtime(
+            device=device,
+            seed=plan.seed,
+            rank=team.rank,
+            world_size=team.size,
+            reduce=team.reduce,
+            checkpoint_dir=kept,
+            initial=_parent_state(plan, runs, Path(scratch)),
+            precomputed=precomputed(encoder, plan, data, heads, runs),
+            report=steps.counted(push),
+        )
+        encoder.fit(data, heads, runtime)
+        yield encoder, data, heads, steps.made
 
 
 def build_encoder(plan: FitPlan) -> Encoder:
@@ -162,54 +186,6 @@ def loaded_encoder(plan: FitPlan, runs: Folder) -> Iterator[Encoder]:
         yield cls.load(chosen, Path(scratch))
 
 
-def make_heads(plan: FitPlan, inputs: FitInputs) -> list[Head]:
-    """Return the plan's heads with their shapes and, where a head has a ROI, each subject's voxel columns.
-
-    Raises:
-        UnknownNameError: If a ROI expression names an unknown atlas or label.
-        BadDataError: If a ROI holds no voxel of a subject.
-    """
-    heads = []
-    for name, spec in plan.heads.items():
-        take = tuple(spec["take"]) if spec["take"] else None
-        columns = _columns(name, spec["roi"], inputs) if spec["roi"] else None
-        table = inputs.targets[spec["target"]].sliced(take)
-        heads.append(Head(name=name, shape=table.values.shape[1:], columns=columns))
-    return heads
-
-
-def _columns(head: str, expression: str, inputs: FitInputs) -> dict[int, np.ndarray]:
-    """Return each subject's voxel columns of a ROI."""
-    found = {}
-    for subject, trials in inputs.subjects.items():
-        found[subject] = roi.columns(expression, trials.labels, inputs.label_names)
-        if not len(found[subject]):
-            raise BadDataError(f"head {head!r}: ROI {expression!r} holds no voxel of subject {subject}")
-    return found
-
-
-def _streams(plan: FitPlan, inputs: FitInputs, device: torch.device) -> dict[int, SubjectStream]:
-    """Return the batches of each subject, joined with the heads' targets.
-
-    Raises:
-        BadDataError: If test trials are among the inputs: fitting never sees them.
-    """
-    targets = {
-        name: inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
-        for name, spec in plan.heads.items()
-    }
-    subjects = {subject: inputs.subjects[subject] for subject in plan.subjects}
-    for subject, trials in subjects.items():
-        if len(trials.rows("test")):
-            raise BadDataError(f"subject {subject}: {len(trials.rows('test'))} test trials were handed to a fit")
-    place = resident(device, subjects.values(), [table.values for table in targets.values()])
-    shuffle = plan.seed if plan.control == "shuffled" else None
-    return {
-        subject: SubjectStream(trials, targets, shuffle, inputs.label_names, plan.averaging, place)
-        for subject, trials in subjects.items()
-    }
-
-
 def _single_trials(plan: FitPlan, inputs: FitInputs, data: Mapping[int, SubjectStream]) -> Mapping[int, SubjectStream]:
     """Return the subjects' batches with each trial by itself: those of the fit, unless it averages.
 
@@ -218,7 +194,7 @@ def _single_trials(plan: FitPlan, inputs: FitInputs, data: Mapping[int, SubjectS
     """
     if plan.averaging == "single":
         return data
-    return _streams(replace(plan, averaging="single"), inputs, torch.device("cpu"))
+    return streams(replace(plan, averaging="single"), inputs, torch.device("cpu"), {})
 
 
 def _selection_score(encoder: Encoder, data: Mapping[int, SubjectStream], heads: list[Head]) -> float | None:
@@ -254,10 +230,11 @@ def _parent_state(plan: FitPlan, runs: Folder, scratch: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _checkpoints(folder: Folder, scratch: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+def _checkpoints(folder: Folder, scratch: Path, rank: int) -> Iterator[tuple[Path, Callable[[], None]]]:
     """Give a local checkpoint directory, and a function that makes it survive this machine.
 
-    On a local runs folder the directory lies in it. On S3 it is a copy that is pushed at every report.
+    On a local runs folder the directory lies in it. On S3 it is a copy that is pushed at every report, by the first of
+    the workers: all of them read it, and it alone writes.
     """
     kept = folder / "checkpoint"
     if kept.is_local:
@@ -267,7 +244,7 @@ def _checkpoints(folder: Folder, scratch: Path) -> Iterator[tuple[Path, Callable
     local = scratch / "checkpoint"
     local.mkdir()
     kept.download(local)
-    yield local, lambda: kept.upload(local)
+    yield local, (lambda: None) if rank else (lambda: kept.upload(local))
 
 
 class _Counter:
@@ -294,15 +271,15 @@ class _Clock:
     def __init__(self) -> None:
         self._wall, self._cpu = time.monotonic(), time.process_time()
 
-    def costs(self, device: torch.device) -> dict[str, float]:
-        """Return seconds and the process's peak memory so far."""
+    def costs(self, device: torch.device, workers: int) -> dict[str, float]:
+        """Return seconds and the process's peak memory so far; GPU seconds are those of all workers."""
         wall = time.monotonic() - self._wall
         on_gpu = device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
         return {
             "wall_seconds": wall,
             "cpu_seconds": time.process_time() - self._cpu,
-            "gpu_seconds": wall if on_gpu else 0.0,
+            "gpu_seconds": wall * workers if on_gpu else 0.0,
             "peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
             "peak_gpu_memory_bytes": float(peak),
         }
