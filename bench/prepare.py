@@ -112,6 +112,7 @@ def _trials(reader: Any, wanted: Plan, dataset: Dataset, advance: Advance, share
         dtype=dataset.dtype,
         scale=dataset.scale,
         voxels={str(subject): len(table.coordinates) for subject, table in wanted.voxels.items()},
+        left_out={str(subject): table.left_out for subject, table in wanted.voxels.items() if table.left_out},
         stimuli=wanted.stimuli_folder.name,
         bytes_read=bytes_read,
     ).write(wanted.shards)
@@ -175,7 +176,7 @@ def verify(dataset: Dataset, data: Folder, advance: Advance | None = None, share
 
 
 def dry_run(dataset: Dataset, data: Folder) -> list[str]:
-    """Return lines that say what preparing would read and write; nothing is read but the design and the masks."""
+    """Return lines that say what preparing would read and write, from the design, the masks and what is valid."""
     wanted = plan(dataset, data)
     lines, total_read, total_written = [], 0, 0
     for subject, session in wanted.pairs:
@@ -184,8 +185,15 @@ def dry_run(dataset: Dataset, data: Folder) -> list[str]:
         written = len(dataset.trials(subject, session).trial) * voxels * np.dtype(dataset.dtype).itemsize
         lines.append(f"read {read / 1e9:8.4f} GB  write {written / 1e9:8.4f} GB  {path}")
         total_read, total_written = total_read + read, total_written + written
+    left_out = [
+        f"subject {subject}: {table.left_out} of {table.left_out + len(table.coordinates)} voxels have no valid data: "
+        "left out"
+        for subject, table in wanted.voxels.items()
+        if table.left_out
+    ]
     return [
         *lines,
+        *left_out,
         f"read {total_read / 1e9:8.4f} GB  write {total_written / 1e9:8.4f} GB  in all, "
         f"and {len(wanted.stimuli)} pictures",
         f"to {wanted.shards}",

@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan(dataset: Dataset, data: Folder) -> Plan:
-    """Return what preparing a dataset will write, from its design and masks alone.
+    """Return what preparing a dataset will write, from its design, its masks and what says where data are valid.
 
     Raises:
         OptionError: If the dataset's files would be fetched and its terms are not accepted.

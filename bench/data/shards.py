@@ -95,6 +95,7 @@ class Manifest:
         scale: Factor from stored numbers to percent signal change (1/300 for NSD volumes), 1 where it does not apply.
         shape: Shape of one value, for targets.
         voxels: For trial shards, the number of voxels of each subject.
+        left_out: For trial shards, how many more the voxel set selects of each subject that has any without valid data.
         stimuli: For trial shards and targets, the name of the stimuli folder they refer to.
         files: The sealed files, sorted by path.
         bytes_read: Bytes read from the source to make the set.
@@ -110,6 +111,7 @@ class Manifest:
     scale: float = 1.0
     shape: tuple[int, ...] = ()
     voxels: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     stimuli: str = ""
     bytes_read: int = 0
     schema_version: int = SCHEMA_VERSION

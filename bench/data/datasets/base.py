@@ -20,11 +20,13 @@ class VoxelTable:
             `(V, 1)` vertex numbers.
         ncsnr: `(V,)` float32 noise-ceiling SNR published with the betas; NaN where unknown.
         labels: For each atlas `(V,)` int16 label numbers (-1 not cortex, 0 unlabelled, 1...N).
+        left_out: How many more the voxel set selects that have no valid data in some prepared session.
     """
 
     coordinates: np.ndarray
     ncsnr: np.ndarray
     labels: Mapping[str, np.ndarray]
+    left_out: int = 0
 
     @property
     def digest(self) -> str:
@@ -33,6 +35,12 @@ class VoxelTable:
         for atlas, labels in sorted(self.labels.items()):
             total.update(f"{atlas}\0".encode() + labels.astype("<i2").tobytes())
         return total.hexdigest()[:16]
+
+    def only(self, valid: np.ndarray) -> VoxelTable:
+        """Return the table of the voxels with valid data, `(V,)` bool, in their order; the others count as left out."""
+        labels = {atlas: values[valid] for atlas, values in self.labels.items()}
+        left_out = self.left_out + int(np.count_nonzero(~valid))
+        return VoxelTable(self.coordinates[valid], self.ncsnr[valid], labels, left_out)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from bench.data.datasets.base import VoxelTable
 from bench.data.nsd import atlases
 from bench.data.nsd.spaces import BetasFiles, space_of
 from bench.data.single_root import RootOptions, SingleRoot
+from bench.errors import BadDataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +112,24 @@ class SpaceReader(SingleRoot):
         return self.space.where(betas), self.space.needed(betas, voxels, self.trials_stored(subject, session))
 
     def read_voxels(self, subject: int) -> VoxelTable:
-        """Read the voxels of the voxel set, with ncsnr and the labels of all atlases."""
-        return atlases.read_table(self.space, subject, self.options.voxelset, self.label_names)
+        """Read the voxels of the voxel set that have valid data in every prepared session of the subject.
+
+        With ncsnr and the labels of all atlases. Vertices without data in only one session go too: shards have the
+        same columns in every session, and NaN can neither be z-scored nor fitted on.
+        """
+        table = atlases.read_table(self.space, subject, self.options.voxelset, self.label_names)
+        own = (session for other, session in self.sessions() if other == subject)
+        sessions = ((self.betas_of(subject, n), self.trials_stored(subject, n)) for n in own)
+        valid = self.space.valid(subject, sessions, roi.parse(self.options.voxelset).atlases[0])
+        if valid is None:
+            return table
+        chosen = table.only(valid[tuple(table.coordinates.T)])
+        where = f"subject {subject}, voxel set {self.options.voxelset!r}"
+        if not len(chosen.coordinates):
+            raise BadDataError(f"{where}: none of {chosen.left_out} vertices has valid data in every session")
+        if chosen.left_out:
+            logger.warning("%s: %d vertices have no valid data and are left out", where, chosen.left_out)
+        return chosen
 
     def read_betas(self, subject: int, session: int, voxels: VoxelTable) -> tuple[np.ndarray, int]:
         """Return all betas of a session as stored, `(trials stored, V)`, and the bytes read.

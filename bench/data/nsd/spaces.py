@@ -8,7 +8,7 @@ NSD-imagery) keep their betas in the same spaces under other names.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -101,6 +101,21 @@ class Space(abc.ABC):
             CorruptFileError: If a file is damaged.
         """
 
+    def valid(self, subject: int, sessions: Iterable[tuple[BetasFiles, int]], atlas: str) -> np.ndarray | None:
+        """Return which places have valid data in all of some sessions, shaped like the labels; None where all count.
+
+        Args:
+            subject: From 1.
+            sessions: The files of each and the trials the design names.
+            atlas: Any of the subject's: its shape is the betas'.
+
+        Raises:
+            BadDataError: If the betas' shape is not the atlas's, or their trials not the design's.
+            CorruptFileError: If a file is damaged.
+        """
+        # Nothing in int16 betas tells a place without data from one whose betas are 0.
+        return None
+
     def where(self, betas: BetasFiles) -> str:
         """Return the address of the files, for messages."""
         return ", ".join(self.files.where(key) for key in betas.keys)
@@ -175,6 +190,8 @@ class SurfaceSpace(Space):
         """Remember where the files are; what the betas are stored as follows from the space."""
         super().__init__(files, space, betas)
         self.dtype, self.scale = ("<f4", 1.0) if space == "fsaverage" else (volumes.DTYPE.str, volumes.SCALE)
+        # Floats say where there are no valid data; native surfaces, like volumes, hold 0 there.
+        self.marks_missing = space == "fsaverage"
 
     def _label_folder(self, subject: int) -> str:
         return layout.label_folder(None if self.space == "fsaverage" else subject)
@@ -228,7 +245,11 @@ class SurfaceSpace(Space):
     def read(
         self, subject: int, betas: BetasFiles, coordinates: np.ndarray, atlas: str, trials: int
     ) -> tuple[np.ndarray, int]:
-        """Read chosen vertices of each hemisphere and put them back into the order asked for."""
+        """Read chosen vertices of each hemisphere and put them back into the order asked for.
+
+        Raises:
+            BadDataError: Also if a vertex is NaN: those without valid data are not to be asked for, see `valid`.
+        """
         read = surfaces.read_hdf5 if betas.kind == "hdf5" else surfaces.read_mgh
         vertices = coordinates[:, 0]
         result = np.empty((trials, len(vertices)), dtype=self.dtype)
@@ -237,9 +258,24 @@ class SurfaceSpace(Space):
             count = len(self._side(subject, atlas, side))
             mine = (vertices >= start) & (vertices < start + count)
             values, read_here = read(self.files.open(key), vertices[mine] - start, count, trials)
+            if self.marks_missing:
+                surfaces.check_finite(values, vertices[mine] - start, self.files.where(key))
             result[:, mine] = values
             start, bytes_read = start + count, bytes_read + read_here
         return result, bytes_read
+
+    def valid(self, subject: int, sessions: Iterable[tuple[BetasFiles, int]], atlas: str) -> np.ndarray | None:
+        """Return which vertices `(V,)` are not NaN, the left hemisphere's first: one trial of each session is read."""
+        if not self.marks_missing:
+            return None
+        counts = [len(self._side(subject, atlas, side)) for side in HEMISPHERES]
+        valid = [np.ones(count, dtype=bool) for count in counts]
+        # A conjunction: no order of sessions, and no share of them among workers, can change it.
+        for betas, trials in sessions:
+            for side, key, count in zip(valid, betas.keys, counts, strict=True):
+                with self.files.open(key) as file:
+                    side &= surfaces.read_valid(file, count, trials)
+        return np.concatenate(valid)
 
 
 def space_of(files: SourceFiles, space: str, betas: str, kinds: tuple[str, ...]) -> Space:

@@ -1,8 +1,8 @@
 """NSD's surfaces: label and noise-ceiling maps of a hemisphere, betas at chosen vertices.
 
 `fsaverage` betas are MGH files: float32, big-endian, percent signal change, one trial's vertices after the other, NaN
-where a subject has no valid data. `nativesurface` betas are HDF5: int16 times 300, `(trials, vertices)` in chunks of
-one vertex, 0 for NaN.
+where a session has no valid data of a subject: the edge of what was scanned moves with the head. `nativesurface` betas
+are HDF5: int16 times 300, `(trials, vertices)` in chunks of one vertex, 0 for NaN.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from bench.errors import BadDataError, CorruptFileError
 
 HEADER_BYTES = 284
 """Of an MGH file; the numbers follow."""
+DTYPE = np.dtype(">f4")
+"""Of the betas in an MGH file."""
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -58,6 +60,19 @@ def read_labels(path: Path) -> np.ndarray:
     return labels
 
 
+def _check_header(file: RangeFile, count: int, trials: int) -> None:
+    """Compare the header of an MGH file with what the label maps and the design ask for; errors as in `read_mgh`."""
+    try:
+        header = MGHHeader.from_fileobj(io.BytesIO(file.range(0, HEADER_BYTES)))
+        shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
+    except (EOFError, OSError, HeaderDataError, WrapStructError) as error:
+        raise CorruptFileError(f"{file} cannot be read as MGH: {error}") from None
+    if shape != (count, 1, 1, trials) or dtype != DTYPE:
+        raise BadDataError(
+            f"{file} holds betas {shape} {dtype}; the label maps and the design need {(count, 1, 1, trials)} float32"
+        )
+
+
 def read_mgh(file: RangeFile, vertices: np.ndarray, count: int, trials: int) -> tuple[np.ndarray, int]:
     """Return betas `(trials, V)` float32 of some vertices of a hemisphere, and the bytes read.
 
@@ -67,24 +82,55 @@ def read_mgh(file: RangeFile, vertices: np.ndarray, count: int, trials: int) -> 
         CorruptFileError: If it is not an MGH file or ends early.
         BadDataError: If it is not `(count, 1, 1, trials)` float32.
     """
-    try:
-        header = MGHHeader.from_fileobj(io.BytesIO(file.range(0, HEADER_BYTES)))
-        shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
-    except (EOFError, OSError, HeaderDataError, WrapStructError) as error:
-        raise CorruptFileError(f"{file} cannot be read as MGH: {error}") from None
-    if shape != (count, 1, 1, trials) or dtype != np.dtype(">f4"):
-        raise BadDataError(
-            f"{file} holds betas {shape} {dtype}; the label maps and the design need {(count, 1, 1, trials)} float32"
-        )
+    _check_header(file, count, trials)
     result = np.empty((trials, len(vertices)), dtype="<f4")
-    frame = count * dtype.itemsize
+    frame = count * DTYPE.itemsize
     try:
         frames = file.ranges([(HEADER_BYTES + trial * frame, frame) for trial in range(trials)])
         for trial, content in enumerate(frames):
-            result[trial] = np.frombuffer(content, ">f4")[vertices]
+            result[trial] = np.frombuffer(content, DTYPE)[vertices]
     except EOFError as error:
         raise CorruptFileError(f"{file} ends early: {error}") from None
     return result, file.bytes_read
+
+
+def read_valid(file: RangeFile, count: int, trials: int) -> np.ndarray:
+    """Return which vertices of a hemisphere have betas in a session, `(count,)` bool, from its first trial alone.
+
+    A session is fitted as a whole, so a vertex without valid data is NaN in all of its trials. That this holds is
+    checked where all trials are read, see `check_finite`.
+
+    Raises:
+        CorruptFileError: If it is not an MGH file or ends early.
+        BadDataError: If it is not `(count, 1, 1, trials)` float32.
+    """
+    _check_header(file, count, trials)
+    try:
+        first = file.range(HEADER_BYTES, count * DTYPE.itemsize)
+    except EOFError as error:
+        raise CorruptFileError(f"{file} ends early: {error}") from None
+    valid: np.ndarray = np.isfinite(np.frombuffer(first, DTYPE))
+    return valid
+
+
+def check_finite(betas: np.ndarray, vertices: np.ndarray, where: str) -> None:
+    """Raise if betas `(T, V)` that must all be numbers hold NaN or infinity.
+
+    Args:
+        betas: Of chosen vertices.
+        vertices: `(V,)` their numbers in the hemisphere, for the message.
+        where: The file, for the message.
+
+    Raises:
+        BadDataError: If they do; the message names vertex and trial.
+    """
+    wrong = ~np.isfinite(betas)
+    if wrong.any():
+        trial, place = np.argwhere(wrong)[0]
+        raise BadDataError(
+            f"{where}: {int(wrong.any(axis=0).sum())} vertices that have valid data in the first trial of every "
+            f"prepared session are NaN or infinite, such as vertex {vertices[place]} in trial {trial} (from 0)"
+        )
 
 
 def read_hdf5(file: RangeFile, vertices: np.ndarray, count: int, trials: int) -> tuple[np.ndarray, int]:
