@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -99,6 +100,13 @@ def write_shards(folder: Folder) -> Manifest:
     manifest = manifest_of(files)
     manifest.write(folder)
     return manifest
+
+
+def written(path: Path) -> Folder:
+    """Return a folder with the whole set, below `path`."""
+    folder = Folder.at(path / "small")
+    write_shards(folder)
+    return folder
 
 
 def reference_z(data: Mapping[str, np.ndarray], train: np.ndarray, rule: str) -> np.ndarray:

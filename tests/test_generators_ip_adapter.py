@@ -27,9 +27,7 @@ ADAPTER = "models/ip-adapter-plus_sd15"
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of small checkpoints. Never change what is in it."""
-    folder = tmp_path_factory.mktemp("weights")
-    small_checkpoints.settings(NAME, folder)
-    return folder / NAME
+    return small_checkpoints.saved(NAME, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +122,7 @@ def test_tokens_scale_and_text_change_the_picture(generator, weights, tokens):
 
 
 def test_without_guidance_nothing_is_steered_away_from(generator, tokens):
-    plain = object.__new__(type(generator))
-    plain.__dict__ = {**generator.__dict__, "options": dataclasses.replace(generator.options, guidance=1.0)}
+    plain = small_checkpoints.with_options(generator, guidance=1.0)
     made = plain.render({"tokens": tokens}, [3, 4])
     plain.null = dataclasses.replace(generator.null, tokens=generator.null.tokens + 1)
     assert torch.equal(made, plain.render({"tokens": tokens}, [3, 4]))

@@ -1,6 +1,5 @@
 """Stable Diffusion v1: targets and pictures against diffusers' own pipelines, and what a wrong checkpoint says."""
 
-import dataclasses
 import json
 import shutil
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_checkpoints import stable_diffusion as small
+from small_checkpoints import with_options
 
 from bench.errors import BadDataError, CorruptFileError, OptionError
 from bench.generators.base import MissingWeightsError, Stimuli
@@ -26,27 +26,13 @@ FOLDER = CHECKPOINTS["v1.4"].name
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of small checkpoints. Never change what is in it."""
-    folder = tmp_path_factory.mktemp("weights")
-    small_checkpoints.settings(NAME, folder)
-    return folder / NAME
+    return small_checkpoints.saved(NAME, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
 def generator(weights):
     torch.set_num_threads(1)
     return Chosen(NAME, {"weights": str(weights), "steps": 6, "strength": 0.7}).load(CPU)
-
-
-@pytest.fixture
-def with_options(generator):
-    """The same networks under other options."""
-
-    def change(**options):
-        changed = object.__new__(type(generator))
-        changed.__dict__ = {**generator.__dict__, "options": dataclasses.replace(generator.options, **options)}
-        return changed
-
-    return change
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +106,7 @@ def test_a_stimulus_without_captions_has_no_text(generator, images):
 
 @pytest.mark.parametrize("sampler", ["ddim", "plms"])
 @pytest.mark.parametrize(("strength", "guidance"), [(0.7, 5.0), (1.0, 2.5)])
-def test_img2img_equals_diffusers_own(generator, pipeline, with_options, sampler, strength, guidance):
+def test_img2img_equals_diffusers_own(generator, pipeline, sampler, strength, guidance):
     """Same timesteps, same noise, same guidance: the pipeline is given the same latents, states and generators."""
     draws = torch.Generator().manual_seed(3)
     latents, text = torch.randn(2, 4, 64, 64, generator=draws), torch.randn(2, 77, 768, generator=draws)
@@ -135,13 +121,13 @@ def test_img2img_equals_diffusers_own(generator, pipeline, with_options, sampler
         generator=[torch.Generator().manual_seed(seed) for seed in (11, 12)],
         output_type="pt",
     ).images
-    chosen = with_options(sampler=sampler, strength=strength, guidance=guidance)
+    chosen = with_options(generator, sampler=sampler, strength=strength, guidance=guidance)
     made = chosen.render({"z512": latents, "text": text}, [11, 12])
     assert (made.float() - expected * 255).abs().max() <= 1
     assert made.float().std() > 5
 
 
-def test_without_a_start_the_whole_schedule_is_drawn_from_noise(generator, with_options):
+def test_without_a_start_the_whole_schedule_is_drawn_from_noise(generator):
     from diffusers import StableDiffusionPipeline
 
     parts, steps = generator.networks, scheduler("ddim", generator.networks.schedule)
@@ -156,7 +142,7 @@ def test_without_a_start_the_whole_schedule_is_drawn_from_noise(generator, with_
         generator=[torch.Generator().manual_seed(5)],
         output_type="pt",
     ).images
-    made = with_options(steps=3).render({"text": parts.text_states(["the ant"])}, [5])
+    made = with_options(generator, steps=3).render({"text": parts.text_states(["the ant"])}, [5])
     assert (made.float() - expected * 255).abs().max() <= 1
 
 
@@ -170,7 +156,7 @@ def test_timesteps_are_those_of_the_published_code(generator):
     torch.testing.assert_close(steps.alphas_cumprod.double(), kept, rtol=1e-4, atol=1e-6)
 
 
-def test_a_small_latent_passes_through_a_picture_of_512_px(generator, with_options, images):
+def test_a_small_latent_passes_through_a_picture_of_512_px(generator, images):
     """As published: decoded at 320 px, resized to 512 px, encoded, and only then noised."""
     z = generator.encode(stimuli_of(images[:1], CAPTIONS[:1]), ["z"], [0])["z"]
     decoded = generator.networks.pictures(z)
@@ -179,21 +165,23 @@ def test_a_small_latent_passes_through_a_picture_of_512_px(generator, with_optio
     pixels = torch.stack([torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in larger]).float() / 127.5 - 1
     with torch.no_grad():
         start = 0.18215 * generator.networks.vae.encode(pixels).latent_dist.mode()
-    chosen = with_options(steps=3)
+    chosen = with_options(generator, steps=3)
     expected = chosen.render({"z512": start}, [1])
     assert (chosen.render({"z": z}, [1]).int() - expected.int()).abs().max() <= 1
     assert (chosen.render({"image": decoded}, [1]).int() - expected.int()).abs().max() <= 1
 
 
-def test_strength_zero_decodes_the_start(generator, with_options):
+def test_strength_zero_decodes_the_start(generator):
     latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(with_options(strength=0.0).render({"z512": latents}, [9]), generator.networks.pictures(latents))
+    assert torch.equal(
+        with_options(generator, strength=0.0).render({"z512": latents}, [9]), generator.networks.pictures(latents)
+    )
 
 
-def test_missing_text_is_the_empty_prompt(generator, with_options):
+def test_missing_text_is_the_empty_prompt(generator):
     z = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(generator.null, generator.networks.text_states([""]))
-    chosen = with_options(steps=2)
+    chosen = with_options(generator, steps=2)
     without = chosen.render({"z512": z}, [4])
     assert torch.equal(without, chosen.render({"z512": z, "text": generator.null}, [4]))
     assert not torch.equal(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, write_shards
+from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, written
 
 from bench.data import shards
 from bench.data.columns import from_column
@@ -21,16 +21,12 @@ from bench.storage import Folder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Folder:
-    made = Folder.at(tmp_path_factory.mktemp("shards") / "small")
-    write_shards(made)
-    return made
+    return written(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture
 def own(tmp_path) -> Folder:
-    made = Folder.at(tmp_path / "small")
-    write_shards(made)
-    return made
+    return written(tmp_path)
 
 
 def test_the_layout(folder):

@@ -13,7 +13,7 @@ and `FFA-2`) stands for all its parts. A name is a name first: `HCP_MMP1:4` is t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from bench.errors import OptionError, UnknownNameError
 
 LabelNames = Mapping[str, int]
+Tokens = Sequence[re.Match[str]]
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<operator>[|&()])|(?P<atlas>[\w.+-]+)(?::(?:"(?P<quoted>[^"]*)"|(?P<label>[\w.+-]+)))?)"""
@@ -73,6 +74,10 @@ class Node:
         return tuple(sorted({atlas for child in self.children for atlas in child.atlases}))
 
 
+Parsed = tuple[Node, Tokens]
+"""A tree, and the tokens behind it that are not parsed yet."""
+
+
 def parse(expression: str) -> Node:
     """Return an expression's tree.
 
@@ -97,25 +102,26 @@ def _malformed(expression: str, what: str) -> OptionError:
     return OptionError(f"ROI expression {expression!r}: {what}; write for example 'streams:early | prf-visualrois:hV4'")
 
 
-def _union(tokens: Sequence[re.Match[str]], whole: str) -> tuple[Node, Sequence[re.Match[str]]]:
+def _union(tokens: Tokens, whole: str) -> Parsed:
     """Parse `a | b | ...`; return the tree and the tokens left."""
-    node, tokens = _intersection(tokens, whole)
-    while tokens and tokens[0]["operator"] == "|":
-        right, tokens = _intersection(tokens[1:], whole)
-        node = Node("|", children=(node, right))
+    return _chain(tokens, whole, "|", _intersection)
+
+
+def _intersection(tokens: Tokens, whole: str) -> Parsed:
+    """Parse `a & b & ...`, which binds closer than `|`."""
+    return _chain(tokens, whole, "&", _term)
+
+
+def _chain(tokens: Tokens, whole: str, operator: str, part: Callable[[Tokens, str], Parsed]) -> Parsed:
+    """Parse parts with one operator between them, grouped from the left."""
+    node, tokens = part(tokens, whole)
+    while tokens and tokens[0]["operator"] == operator:
+        right, tokens = part(tokens[1:], whole)
+        node = Node(operator, children=(node, right))
     return node, tokens
 
 
-def _intersection(tokens: Sequence[re.Match[str]], whole: str) -> tuple[Node, Sequence[re.Match[str]]]:
-    """Parse `a & b & ...`."""
-    node, tokens = _term(tokens, whole)
-    while tokens and tokens[0]["operator"] == "&":
-        right, tokens = _term(tokens[1:], whole)
-        node = Node("&", children=(node, right))
-    return node, tokens
-
-
-def _term(tokens: Sequence[re.Match[str]], whole: str) -> tuple[Node, Sequence[re.Match[str]]]:
+def _term(tokens: Tokens, whole: str) -> Parsed:
     """Parse `atlas`, `atlas:label` or an expression in brackets."""
     if not tokens:
         raise _malformed(whole, "an atlas is missing at the end")

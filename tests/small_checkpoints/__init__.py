@@ -11,12 +11,14 @@ Outward dimensions are the published ones (targets, inputs, cross-attention widt
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.generators.base import Generator
 from bench.generators.checkpoints import CheckpointOptions
 
 
@@ -34,11 +36,22 @@ def settings(name: str, folder: Path) -> dict[str, Any]:
     """Return options under which a generator loads: of its small checkpoint, saved below `folder`, or none needed."""
     if not needed(name):
         return {}
-    module = importlib.import_module(_module(name))
+    return {"weights": str(saved(name, folder)), **importlib.import_module(_module(name)).SETTINGS}
+
+
+def saved(name: str, folder: Path) -> Path:
+    """Return the folder of a generator's small checkpoint, which is saved below `folder` once."""
     place = folder / name
     if not place.exists():
-        module.save(place)
-    return {"weights": str(place), **module.SETTINGS}
+        importlib.import_module(_module(name)).save(place)
+    return place
+
+
+def with_options(generator: Generator, **changes: Any) -> Generator:
+    """Return a loaded generator under other options: the same networks, which need not be loaded again."""
+    changed = object.__new__(type(generator))
+    changed.__dict__ = {**generator.__dict__, "options": dataclasses.replace(generator.options, **changes)}
+    return changed
 
 
 def oracle_inputs(name: str) -> list[str]:
