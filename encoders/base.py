@@ -76,6 +76,7 @@ class Head:
         """
         if self.columns is None:
             return voxels
+        # Indexing copies; heads without a ROI, most of them, must not pay for it.
         return voxels[:, torch.as_tensor(self.columns[subject], device=voxels.device)]
 
 
@@ -276,9 +277,11 @@ def assemble(blocks: Iterable[Mapping[str, Block]], heads: Sequence[Head], rows:
     Raises:
         ValueError: If a target is missing, given twice, or a block has another number of rows.
     """
+    # NaN, so that a target nobody predicted could not pass for a prediction of 0.
     flat = {head.name: torch.full((rows, head.size), torch.nan) for head in heads}
     covered = {head.name: np.zeros(head.size, dtype=np.int64) for head in heads}
     for part in blocks:
+        # Blocks may come in any order and of any width: an encoder cuts heads to suit its memory.
         for name, block in part.items():
             if name not in flat:
                 raise ValueError(f"block of head {name!r}; the fit has heads {sorted(flat)}")
@@ -291,6 +294,7 @@ def assemble(blocks: Iterable[Mapping[str, Block]], heads: Sequence[Head], rows:
             flat[name][:, block.start : stop] = block.values.detach().float().cpu()
             covered[name][block.start : stop] += 1
     for name, count in covered.items():
+        # A target given twice is as wrong as one left out: whichever block came last would win.
         if not np.all(count == 1):
             raise ValueError(f"head {name!r}: {int((count != 1).sum())} of {count.size} targets not given exactly once")
     return {head.name: flat[head.name].reshape(rows, *head.shape) for head in heads}

@@ -64,9 +64,11 @@ class _Convolutions(nn.Module):
         layers: list[nn.Module] = []
         before = 1
         for channels, kernel, stride in zip(options.channels, options.kernels, options.strides, strict=True):
+            # Half a kernel of zeros at both ends: at stride 1 the axis keeps its length.
             convolution = nn.Conv1d(before, channels, kernel, stride=stride, padding=kernel // 2)
             layers += [convolution, nn.BatchNorm1d(channels), nn.ReLU()]
             before = channels
+        # Pooling to a fixed length is what lets subjects with other voxel counts share all that follows.
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(options.positions), nn.Flatten())
         width = before * options.positions
         self.dense = nn.ModuleDict({str(subject): nn.Linear(width, options.hidden) for subject in subjects})
@@ -74,6 +76,7 @@ class _Convolutions(nn.Module):
 
     def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
         """Return `{head: (B, D)}` from `(B, V)`."""
+        # One input channel: the voxel axis is the picture.
         features = self.convolutions(voxels[:, None])
         outputs: dict[str, torch.Tensor] = self.outputs(torch.relu(self.dense[str(subject)](features)))
         return outputs

@@ -49,11 +49,13 @@ class _Perceptron(nn.Module):
     def __init__(self, n_voxels: Mapping[int, int], heads: Sequence[Head], options: BraidMlpOptions) -> None:
         super().__init__()
         widths = list(options.hidden)
+        # Keys are text, as ModuleDict demands.
         self.first = nn.ModuleDict({str(subject): nn.Linear(count, widths[0]) for subject, count in n_voxels.items()})
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             if index:
                 layers.append(nn.Linear(widths[index - 1], width))
+            # The notebook's order: normalised before the nonlinearity, dropped last.
             layers += [nn.LayerNorm(width), nn.ReLU(), nn.Dropout(options.dropout)]
         self.trunk = nn.Sequential(*layers)
         self.outputs = HeadLayers(widths[-1], heads)

@@ -74,6 +74,7 @@ class _Patches(nn.Module):
         self.missing = count * options.patch - n_voxels
         self.wrap = options.pad == "wrap"
         self.embedding = nn.Linear(options.patch, options.width)
+        # .02 as for the embeddings of BERT and ViT: small beside the tokens they are added to.
         self.positions = nn.Parameter(0.02 * torch.randn(count, options.width)) if options.positions else None
 
     def forward(self, voxels: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ def check_fit(data: Mapping[int, SubjectData], heads: Sequence[Head]) -> None:
         raise ValueError("no subjects: a fit needs at least one")
     if not heads:
         raise ValueError("no heads: this encoder learns targets and needs at least one head")
+    # Predictions are keyed by name: of two heads of one name the second would replace the first.
     names = [head.name for head in heads]
     if len(set(names)) != len(names):
         raise ValueError(f"heads {names}: every name must be given once")
@@ -49,6 +50,7 @@ def _check_columns(head: Head, subject: int, n_voxels: int) -> None:
     columns = head.columns[subject]
     if columns.size == 0:
         raise ValueError(f"head {head.name!r} has no voxels in subject {subject}: its ROI is empty there")
+    # Negative columns would index from the end and give voxels that no ROI named.
     if columns.min() < 0 or columns.max() >= n_voxels:
         raise ValueError(
             f"head {head.name!r} names columns {columns.min()} to {columns.max()} of subject {subject}, which has "
@@ -86,6 +88,7 @@ def check_alone(name: str, runtime: Runtime) -> None:
     Raises:
         ValueError: If several workers share the fit or it shall start from another stage.
     """
+    # Refused, not ignored: each worker would fit its own share of the trials, and all but one result be lost.
     if runtime.world_size != 1:
         raise ValueError(f"{name} is fitted by one worker, not by {runtime.world_size}")
     if runtime.initial is not None:
@@ -105,6 +108,7 @@ def check_positive(options: Any, names: Sequence[str]) -> None:  # noqa: ANN401 
     for name in names:
         value = getattr(options, name)
         parts = value if isinstance(value, (tuple, list)) else (value,)
+        # Whole numbers and lists of them share the rule: an empty list leaves nothing to try, no layer, no alpha.
         if not parts or any(part <= 0 for part in parts):
             raise ValueError(f"option {name} is {value!r}; it must be greater than 0")
 

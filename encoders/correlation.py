@@ -48,6 +48,7 @@ class TargetCorrelation:
             )
         if predictions.shape[0] == 0:
             return
+        # In float64 on the CPU: many GPUs compute it at a small fraction of their speed.
         pair = torch.stack([predictions.detach().double().cpu(), targets.detach().double().cpu()])
         added = float(pair.shape[1])
         mean = pair.mean(dim=1)
@@ -78,6 +79,7 @@ class TargetCorrelation:
         noise = 1e-24 * self._count * self._means.square()
         flat = predicted <= noise[0]
         value = shared / (predicted * true).sqrt().clamp_min(1e-300)
+        # Rounding can carry a perfect correlation past 1.
         value = torch.where(flat, torch.zeros_like(value), value.clamp(-1.0, 1.0))
         undefined = (true <= noise[1]) | (self._count < 2)
         return torch.where(undefined, torch.full_like(value, math.nan), value)
@@ -111,7 +113,9 @@ class CorrelationMeter:
 
     def mean(self) -> float:
         """Return the mean over subjects and heads whose targets vary, NaN if there is none."""
+        # Heads weigh the same whatever their size: else one of 91,168 targets would outvote one of 768.
         values = [value for value in (part.mean() for part in self._parts.values()) if not math.isnan(value)]
+        # NaN rather than 0: a fit without a score must differ from one that predicts nothing.
         return sum(values) / len(values) if values else math.nan
 
 
@@ -162,6 +166,7 @@ def validation_correlation(
     for subject, trials in data.items():
         if trials.n_trials("validation") == 0:
             continue
+        # Predictions come block by block, and so do the correlations: a head of 91,168 targets is never whole here.
         for batch in trials.batches("validation", seed=-1):
             for part in predict(batch.voxels, subject, 0):
                 for name, block in part.items():

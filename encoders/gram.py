@@ -67,6 +67,7 @@ class Factorisation:
 
     def to(self, device: torch.device) -> Factorisation:
         """Return the same factorisation on another device, without `left`."""
+        # `left` is of the training rows: predicting needs none of it, and it is as large as the Gram matrix.
         columns = None if self.columns is None else self.columns.to(device)
         moved = [part.to(device) for part in (self.mean, self.scale, self.eigenvalues, self.basis)]
         return Factorisation(self.form, self.rows, columns, *moved)
@@ -137,9 +138,11 @@ def factorise(
     mean = rows.moments.mean.to(rows.device, rows.dtype)
     scale = rows.moments.scale().to(rows.device, rows.dtype) if scaled else torch.ones_like(mean)
     if chosen is not None:
+        # Moments are taken once over all voxels, in one pass, whatever the heads of the fit look at.
         mean, scale = mean[chosen], scale[chosen]
     if gains is not None:
         scale = scale / gains.to(scale)  # an infinite scale turns a voxel into 0
+    # An eigendecomposition costs the cube of its size: the smaller Gram matrix decides.
     form = form or ("primal" if mean.numel() <= rows.count else "dual")
     nothing = torch.zeros(0, dtype=rows.dtype, device=rows.device)
     bare = Factorisation(form, rows.count, chosen, mean, scale, nothing, nothing)

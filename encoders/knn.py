@@ -84,6 +84,7 @@ class Knn(Encoder):
             voxels.append(batch.voxels.float().cpu())
             for name, values in targets.items():
                 values.append(batch.targets[name].flatten(1).float().cpu())
+        # Everything stays on the CPU: the voxels of one subject of NSD take up to 1.9 GB.
         together = torch.cat(voxels)
         mean, scale = torch.zeros(together.shape[1]), torch.ones(together.shape[1])
         if self.options.standardise_voxels:
@@ -99,8 +100,10 @@ class Knn(Encoder):
     def _predict(self, voxels: torch.Tensor, subject: int) -> Iterator[Mapping[str, Block]]:
         """Yield the weighted means of the remembered targets."""
         memory = self._memory[subject]
+        # With the statistics of the training trials: a test trial must not be scaled by others like it.
         seen = (voxels.float().cpu() - memory.mean) / memory.scale
         for head in self._heads:
+            # Similarity is of the voxels a head may use, so that heads with other ROIs have other neighbours.
             weights = self._weights(head.select(seen, subject), head.select(memory.voxels, subject))
             for start in range(0, head.size, self.options.block):
                 values = weights @ memory.targets[head.name][:, start : start + self.options.block]
@@ -152,4 +155,5 @@ class Knn(Encoder):
 def _unit_rows(values: torch.Tensor) -> torch.Tensor:
     """Return centred rows of length 1 (0 where a row does not vary), whose products are correlations."""
     centred = values - values.mean(dim=1, keepdim=True)
+    # `normalize` divides by at least 1e-12: a row without variation becomes zeros, not NaN.
     return torch.nn.functional.normalize(centred, dim=1)

@@ -53,6 +53,7 @@ class VoxelNetwork(nn.Module):
         super().__init__()
         groups: dict[tuple[str, ...], list[Head]] = {}
         for head in heads:
+            # The key spans all subjects: heads share a trunk only where they see the same voxels in everyone.
             groups.setdefault(tuple(columns_key(head, subject) for subject in subjects), []).append(head)
         self.groups = list(groups.values())
         self.members = nn.ModuleList()
@@ -103,6 +104,7 @@ class NetworkFit(abc.ABC):
         """
         check_fit(data, heads)
         self._heads, self._n_voxels = list(heads), {subject: trials.n_voxels for subject, trials in data.items()}
+        # On the CPU whatever the device: the first weights of a seed are the same everywhere.
         with seeded(runtime.seed, torch.device("cpu")):
             network = self._assemble()
         if runtime.initial is not None:
@@ -137,6 +139,7 @@ class NetworkFit(abc.ABC):
     def predict(self, voxels: torch.Tensor, subject: int, seed: int) -> Iterator[Mapping[str, Block]]:
         """Yield one block a head; see `Encoder.predict`."""
         network = self._fitted()
+        # Here and not in the generator below, which would not run before its first block is asked for.
         check_voxels(voxels, subject, self._n_voxels)
         return self._predict(network, voxels, subject)
 
@@ -169,6 +172,7 @@ class NetworkFit(abc.ABC):
         for name in self._scaling.mean:
             tensors[f"mean/{name}"] = self._scaling.mean[name]
             tensors[f"scale/{name}"] = self._scaling.scale[name]
+        # Pairs, since JSON would turn the keys of a mapping into text.
         facts = {"n_voxels": [[subject, count] for subject, count in self._n_voxels.items()]}
         write_state(directory, self.name, facts, self._heads, tensors)
 
@@ -178,6 +182,7 @@ class NetworkFit(abc.ABC):
         facts, heads, tensors = read_state(directory, cls.name)
         encoder = cls(options)
         encoder._heads, encoder._n_voxels = heads, dict(facts["n_voxels"])
+        # Its first weights are drawn and at once replaced; the fit seeds its own, so the draw moves no other.
         network = encoder._assemble()
         network.load_state_dict(
             {name.removeprefix("network/"): value for name, value in tensors.items() if name.startswith("network/")}

@@ -71,6 +71,7 @@ class Ridge(Encoder):
             return {}
         arrays: dict[str, np.ndarray] = {}
         for subject, trials in data.items():
+            # On the CPU: the arrays go to a cache that fits on any device read.
             rows = self._rows(trials, torch.device("cpu"))
             for key, group in group_by_columns(heads, subject).items():
                 for name, tensor in factorise_head(rows, group[0][1], self.options).tensors().items():
@@ -89,6 +90,7 @@ class Ridge(Encoder):
         self._check_alphas(data, heads)
         self._heads, self._n_voxels = list(heads), {subject: trials.n_voxels for subject, trials in data.items()}
         self._factors, self._targets = {}, {}
+        # Written as they are solved: Brain-Diffuser's heads have 10 GB of cross-products.
         self._blocks = TargetBlocks.temporary()
         for subject, trials in data.items():
             rows = self._rows(trials, runtime.device)
@@ -102,6 +104,7 @@ class Ridge(Encoder):
 
     def _check_alphas(self, data: Mapping[int, SubjectData], heads: Sequence[Head]) -> None:
         """Raise unless every head has an alpha or can have one selected."""
+        # Before anything is computed: a missing head would otherwise show after minutes of factorising.
         if isinstance(self.options.alpha, dict):
             missing = [head.name for head in heads if head.name not in self.options.alpha]
             if missing:
@@ -125,6 +128,7 @@ class Ridge(Encoder):
         done = fit_group(rows, heads, self.options, runtime.seed, put, self._cached(rows, key, runtime))
         for name, number in numbers.items():
             choice = done.choices[name]
+            # Heads go by number: a name from a recipe may hold what a file name or key may not.
             self._targets[f"mean/{subject}/{number}"] = done.means[name]
             self._targets[f"alpha/{subject}/{number}"] = choice.alpha
             self._targets[f"candidate/{subject}/{number}"] = choice.candidate
@@ -163,6 +167,7 @@ class Ridge(Encoder):
             projected = [factor.project(voxels) for factor in factors]
             spectra = [factor.eigenvalues for factor in factors]
             for number, head in group:
+                # Voxels are projected once for all blocks; a block costs one product of its own width.
                 for block in self._stored(subject, number, voxels.device):
                     yield {head.name: Block(block.start, (block.times(projected, spectra) + block.mean).float())}
 

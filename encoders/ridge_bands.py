@@ -53,7 +53,9 @@ class Bands:
         present = np.unique(self.member)
         count = len(present)
         shares = np.zeros((candidates if count > 1 else 1, len(self.names)))
+        # Plain ridge is always among the candidates, so that bands can only win by held-out error.
         shares[0, present] = 1
+        # A seed of its own, apart from the fit's: subjects and folds may change, the candidates stay.
         rng = np.random.default_rng(seed)
         for row in range(1, len(shares)):
             shares[row, present] = count * rng.dirichlet(np.full(count, concentration[row % len(concentration)]))
@@ -61,6 +63,7 @@ class Bands:
 
     def gains(self, shares: np.ndarray) -> torch.Tensor:
         """Return the `(V,)` float64 factors of the voxels for `(m,)` shares."""
+        # The root, because the Gram matrix holds the scale twice.
         return torch.from_numpy(np.sqrt(shares)[self.member])
 
 
@@ -88,6 +91,7 @@ def bands_of(data: SubjectData, expressions: Sequence[str], columns: np.ndarray 
                 "a voxel belongs to one band"
             )
         member[taken] = number
+    # Voxels that no band names are a band too; left out they would be a ROI that nobody asked for.
     if (member < 0).any():
         member[member < 0] = len(expressions)
         return Bands((*expressions, ELSEWHERE), member if columns is None else member[columns])

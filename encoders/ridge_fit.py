@@ -78,6 +78,7 @@ def fit_group(
     """
     if options.bands:
         return _fit_bands(rows, heads, options, seed, put)
+    # Any head will do: all of them see the same voxels.
     factor = cached or factorise_head(rows, heads[0], options)
     alphas = grid_of(heads, options)
     comparison = None
@@ -120,6 +121,7 @@ def grid_of(heads: Sequence[Head], options: RidgeOptions) -> tuple[float, ...]:
 
 def start_of(head: Head, options: RidgeOptions) -> Choice:
     """Return what a head has before anything is compared: the largest alpha, and bands of one scale."""
+    # The largest: what nothing can be chosen for (a constant target) is best predicted by its mean.
     alpha = torch.full((head.size,), max(options.alphas_of(head.name)), dtype=torch.float64)
     return Choice(alpha, torch.zeros(head.size, dtype=torch.int64), torch.full_like(alpha, torch.inf))
 
@@ -150,10 +152,12 @@ def _better(
     """Return the better of what a head holds and of what a candidate offers, target by target or for the head."""
     errors, variance = comparison.table(head.name)
     mine = options.alphas_of(head.name)
+    # A head with a fixed alpha shares the comparison, but may take only its own.
     allowed = [alphas.index(alpha) for alpha in mine]
     found, error = (part.cpu().expand(head.size) for part in best_rows(errors[allowed], variance, options.scope))
     if lost := [alpha for alpha, row in zip(mine, errors[allowed], strict=True) if not torch.isfinite(row).all()]:
         _LOG.warning("head %s: alphas %s are too small for %s arithmetic", head.name, lost, options.precision)
+    # Strictly: between equals the earlier candidate stays, and with it plain ridge.
     better = error < held.error
     alpha = torch.where(better, torch.tensor(mine, dtype=torch.float64)[found], held.alpha)
     candidate = torch.where(better, number, held.candidate)
@@ -168,6 +172,7 @@ def _fit_bands(rows: TrainingRows, heads: Sequence[Head], options: RidgeOptions,
     shares = bands.draw(options.candidates, options.concentration, options.bands_seed)
     candidates = Candidates()
     choices = _compare_candidates(rows, heads, options, seed, bands, shares, candidates)
+    # Only factorisations that some target uses go into the state.
     used = sorted({int(number) for choice in choices.values() for number in choice.candidate.unique()})
     factors = tuple(candidates.get(number, rows.device) for number in used)
     place = torch.full((len(shares),), -1, dtype=torch.int64)
@@ -196,6 +201,7 @@ def _compare_candidates(
         for _ in _solved(factor, rows, heads, options.block, comparison):
             pass  # only the errors are wanted here
         choices = {head.name: _better(choices[head.name], comparison, head, options, alphas, number) for head in heads}
+        # What no target prefers by now never wins later: errors only fall.
         candidates.keep_only([int(n) for choice in choices.values() for n in choice.candidate.unique()])
     return choices
 

@@ -100,6 +100,7 @@ class DirectComparison(EachTarget):
         super().__init__()
         self._question, self._factor, self._rows = question, factor, rows
         self.keeps_targets = question.method in ("loo", "kfold")
+        # GCV and validation trials need sums over rows alone; loo and folds need the rows.
         self._left = orthonormal_rows(factor, rows) if self.keeps_targets else None
         self._folds = folds_of(question, rows)
         self._projected = self._validation_coordinates() if question.method == "validation" else None
@@ -107,6 +108,7 @@ class DirectComparison(EachTarget):
     def _validation_coordinates(self) -> torch.Tensor:
         """Return the `(N, r)` coordinates of the validation trials."""
         parts = []
+        # No targets: they are asked for block by block in `errors`.
         for batch in self._rows.data.batches("validation", seed=-1, runs={}):
             require_finite(batch.voxels, f"validation voxels of subject {self._rows.data.subject}")
             parts.append(self._factor.project(batch.voxels))
@@ -133,6 +135,7 @@ def orthonormal_rows(factor: Factorisation, rows: TrainingRows) -> torch.Tensor:
     """Return the `(n, r)` orthonormal coordinates U of the training rows."""
     if factor.left is not None:
         return factor.left
+    # The primal form keeps no row coordinates: one more pass gives them, only where a method asks.
     coordinates = torch.cat([factor.project(voxels) for voxels, _ in rows.chunks([])])
     return coordinates * factor.inverse_roots()
 

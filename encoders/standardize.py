@@ -46,6 +46,7 @@ class RunningMoments:
         Args:
             values: `(B, V, ...)`; the trailing axes are flattened into columns.
         """
+        # Betas of hundreds beside deviations of a few: float32 sums would lose the deviations.
         rows = values.flatten(1).double()
         if rows.shape[0] == 0:
             return
@@ -106,6 +107,7 @@ class RunningMoments:
             `(D,)` float64, all positive.
         """
         deviation = self.variance(ddof).sqrt()
+        # Divided by 1, a constant column becomes zeros once its mean is off; by its own deviation it would be NaN.
         return torch.where(self.constant(), torch.ones_like(deviation), deviation)
 
     def _require_rows(self, ddof: int = 0) -> None:

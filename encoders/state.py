@@ -29,6 +29,7 @@ def write_state(
         heads: The heads of the fit. Their constants and losses are the generator's and are not stored.
         tensors: Tensors, copied to the CPU.
     """
+    # safetensors refuses views that share memory or are not contiguous.
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for head in heads:
         for subject, columns in (head.columns or {}).items():
@@ -65,6 +66,7 @@ def read_state(directory: Path, encoder: str) -> tuple[dict[str, Any], list[Head
     document = json.loads(path.read_text(encoding="utf-8"))
     if document["encoder"] != encoder:
         raise ValueError(f"{path} is the state of {document['encoder']!r}, not of {encoder!r}")
+    # After the name was compared: tensors of another encoder may be gigabytes.
     tensors = load_file(directory / TENSORS)
     heads = [_read_head(entry, tensors) for entry in document["heads"]]
     return document["facts"], heads, {name: t for name, t in tensors.items() if not name.startswith("columns/")}

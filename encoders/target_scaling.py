@@ -51,6 +51,7 @@ def scale_targets(data: Mapping[int, SubjectData], heads: Sequence[Head], runtim
         own = moment.mean.to(runtime.device)
         centre = runtime.reduce(own)
         deviation = runtime.reduce(moment.variance().to(own) + (own - centre).square()).sqrt()
+        # As `RunningMoments.constant`, but of the variance over all workers.
         constant = deviation <= 1e-7 * centre.abs()
         mean[name] = centre.float()
         scale[name] = torch.where(constant, torch.ones_like(deviation), deviation).float()

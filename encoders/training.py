@@ -109,6 +109,7 @@ class Trainer:
         )
         self._done = 0
         self._best_epoch = -1
+        # NaN until the first score, since any correlation, -1 too, beats no score.
         self._best_score = math.nan
         self._best: dict[str, torch.Tensor] = {}
 
@@ -130,6 +131,7 @@ class Trainer:
             self._done += 1
             self._checkpoint()
             self.runtime.report(epoch, {"validation_correlation": score, "train_loss": loss})
+        # The best epoch, not the last: patience means that the last ones were worse.
         self.network.load_state_dict(self._best)
         self.network.eval()
 
@@ -142,9 +144,11 @@ class Trainer:
         self.network.train()
         rate = self.options.learning_rate
         if self.options.schedule == "cosine":
+            # From the epoch's number, not from a scheduler object: a resumed fit needs no state of it.
             rate *= (1 + math.cos(math.pi * epoch / self.options.epochs)) / 2
         for group in self._optimiser.param_groups:
             group["lr"] = rate
+        # Summed on the device: reading the loss at each step would wait for the GPU each time.
         total, trials = torch.zeros((), dtype=torch.float64, device=self.runtime.device), 0
         # Workers share the order of subjects, not the dropout masks.
         order_seed = (self.runtime.seed * 1_000_003 + epoch) % (1 << 31)
@@ -161,6 +165,7 @@ class Trainer:
         """Yield the batches of all subjects once, subjects mixed in a seeded order."""
         size = self.options.batch_size
         streams = {subject: trials.batches("train", seed, size) for subject, trials in self.data.items()}
+        # As many turns as a subject has batches: every subject's epoch ends with the whole epoch.
         turns = [
             subject for subject, trials in self.data.items() for _ in range(math.ceil(trials.n_trials("train") / size))
         ]
@@ -177,11 +182,13 @@ class Trainer:
         losses = []
         for head in self.heads:
             target = self.scaling.standardise(head.name, batch.targets[head.name].to(device))
+            # The loss in float32: squares of bfloat16 errors have two digits.
             predicted = predictions[head.name].float()
             loss = functional.mse_loss(predicted, target)
             if self.options.cosine_loss:
                 loss = loss + self.options.cosine_loss * (1 - functional.cosine_similarity(predicted, target).mean())
             losses.append(loss)
+        # The mean over heads, so that more heads are no larger step.
         total = torch.stack(losses).mean()
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -234,6 +241,7 @@ class Trainer:
         tensors |= {f"best/{name}": value for name, value in self._best.items()}
         for index, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
+        # `repr`: JSON has no NaN, and a float must come back to the last digit.
         progress = {"done": self._done, "best_epoch": self._best_epoch, "best_score": repr(self._best_score)}
         path = self.runtime.checkpoint_dir / PROGRESS
         aside = path.with_suffix(".partial")

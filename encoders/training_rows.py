@@ -53,6 +53,7 @@ def pieces_of(heads: Sequence[Head], width: int) -> Iterator[list[Piece]]:
         while start < head.size:
             stop = min(head.size, start + room)
             group.append(Piece(head, start, stop))
+            # A wide head is cut, narrow ones share a group: each group costs one pass over the rows.
             room -= stop - start
             start = stop
             if room == 0:
@@ -66,6 +67,7 @@ def columns_key(head: Head, subject: int) -> str:
     """Return a name of the voxel columns a head uses; equal columns have equal names."""
     if head.columns is None:
         return "all"
+    # One byte order and width, so that the name is the same on every machine.
     columns = np.ascontiguousarray(head.columns[subject], dtype="<i8")
     return hashlib.sha256(columns.tobytes()).hexdigest()[:16]
 
