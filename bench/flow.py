@@ -11,10 +11,9 @@ from bench import cluster, controls, leaderboard, recipe, recipe_generators, reg
 from bench.console import progress
 from bench.data.stream import FIT, TEST
 from bench.errors import OptionError, OtherConfigurationError
-from bench.fit.candidates import Candidate, candidates, data_key, select
+from bench.fit.candidates import Fitted, candidates, data_key, select
 from bench.fit.plan import DataDigests, FitPlan, plan_recipe
 from bench.fit.search import DataRefs, run_candidates
-from bench.fit.trial import FitRecord
 from bench.graph import Images, Request, render_graphs, source_of
 from bench.predict import Prediction, predict
 from bench.prepare import prepare
@@ -30,25 +29,6 @@ from bench.timings import Timings
 from bench.workspace import Data
 from eval.networks import weights
 from eval.protocols import base as protocols
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """One recipe after its search.
-
-    Attributes:
-        recipe: The recipe.
-        best: The selected fit of each subject.
-        records: Records of all its fits, by address.
-        tried: Configurations that were tried.
-        score: Mean over subjects of the selected fits' validation correlation.
-    """
-
-    recipe: Recipe
-    best: Mapping[int, Candidate]
-    records: Mapping[str, FitRecord]
-    tried: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +67,7 @@ def sweep(settings: Settings, resume: bool = True) -> tuple[dict[str, Any], Timi
     jobs = _predict(settings, fitted, opened, clock)
     images, oracle = _render(settings, fitted, winner, jobs, opened, clock)
     systems = [
-        System(f.recipe, f.best, f.records, f.tried, mine, shown)
+        System(f.recipe, f.best, f.records, f.tried, f.score, mine, shown)
         for f, mine, shown in zip(fitted, jobs, images, strict=True)
     ]
     with clock.stage("score"):

@@ -17,9 +17,9 @@ from bench.data.splits import ROLES
 from bench.data.stream_trials import SubjectTrials
 from bench.declared import steps_of
 from bench.errors import MissingDataError
-from bench.fit.candidates import Candidate
+from bench.fit.candidates import Fitted
 from bench.fit.plan import FitPlan
-from bench.fit.trial import FitRecord, read_fit
+from bench.fit.trial import read_fit
 from bench.generators.chosen import Chosen
 from bench.graph import Images
 from bench.leakage import audit, audit_training_sets
@@ -37,22 +37,14 @@ CEILING_IMAGES = 100
 
 
 @dataclass(frozen=True)
-class System:
-    """A fitted system with what came of it.
+class System(Fitted):
+    """A fitted recipe with what came of it.
 
     Attributes:
-        recipe: The recipe.
-        best: The selected fit of each subject.
-        records: Records of all its fits, by address.
-        tried: Configurations that were tried.
         predictions: What was predicted, by subject.
         images: Its pictures, by subject.
     """
 
-    recipe: Recipe
-    best: Mapping[int, Candidate]
-    records: Mapping[str, FitRecord]
-    tried: int
     predictions: Mapping[int, Prediction]
     images: Mapping[int, Images]
 

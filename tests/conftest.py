@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.fs as pafs
 import pytest
@@ -20,6 +21,9 @@ from bench.data.datasets.nsd import Nsd, NsdOptions
 from bench.prepare import prepare
 from bench.simulate import simulate
 from bench.storage import Folder
+
+if TYPE_CHECKING:
+    from tiny_system import Tiny
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +104,17 @@ def tiny_nsd(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def tiny_shards(tiny_nsd: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The folder of the tiny preset's trial shards; stimuli lie beside it. Never change what is in it."""
     return prepare(Nsd(NsdOptions(root=str(tiny_nsd))), Folder.at(tmp_path_factory.mktemp("tiny-data")))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_shards: Folder) -> Tiny:
+    """The tiny preset opened, its targets made. A module's own: what it puts into Ray's memory goes with it."""
+    from tiny_system import open_tiny  # here, since most tests need neither fits nor generators
+
+    return open_tiny(tiny_shards)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A runs folder that a module fills: fits, predictions and pictures, each under its own address."""
+    return Folder.at(tmp_path_factory.mktemp("module") / "runs")

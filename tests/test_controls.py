@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from PIL import Image
-from tiny_system import KNN, LATENT, SUBJECTS, Tiny, open_tiny, raw_trials
+from tiny_system import KNN, LATENT, SUBJECTS, Tiny, raw_trials
 
 from bench.controls import mean_images, oracle_source
 from bench.data.image_shards import SEAL, read_images
@@ -18,19 +18,8 @@ from bench.errors import MissingDataError
 from bench.fit.subject_stream import TargetTable
 from bench.recipe import HeadSpec, Node, Recipe
 from bench.score import derangement
-from bench.storage import Folder
 
 RECIPE = Recipe("mine", (KNN,), {"out": Node("tiny-diffusion", inputs={"latent": "latent"})})
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    return open_tiny(tiny_shards)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder.at(tmp_path_factory.mktemp("controls") / "runs")
 
 
 def all_pictures(tiny: Tiny) -> dict[int, np.ndarray]:

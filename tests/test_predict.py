@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from tiny_system import KNN, LATENT, Tiny, open_tiny, raw_trials
+from tiny_system import KNN, LATENT, Tiny, raw_trials
 
 from bench import predict as stage
 from bench.data.shards import MANIFEST
@@ -24,17 +24,6 @@ from bench.storage import Folder
 
 ROI = "streams:early"
 TWO_HEADS = dataclasses.replace(KNN, heads={"latent": HeadSpec(LATENT), "part": HeadSpec(LATENT, roi=ROI, take=(1, 3))})
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    return open_tiny(tiny_shards)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Holds the fits; predictions go there too, each under its own address."""
-    return Folder.at(tmp_path_factory.mktemp("predict") / "runs")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import ray
 import torch
 from PIL import Image
 from scipy.stats import pearsonr
-from tiny_system import KNN, LATENT, SUBJECTS, Tiny, keys, noisy, open_tiny, stored, true_pictures
+from tiny_system import KNN, LATENT, SUBJECTS, Tiny, keys, noisy, stored, true_pictures
 
 from bench import rows, workspace
 from bench.errors import MissingDataError
@@ -30,16 +30,6 @@ from bench.storage import Folder
 COUNT = 12
 STAGE = dataclasses.replace(KNN, heads={"latent": HeadSpec(LATENT), "part": HeadSpec(LATENT, take=(2, 4))})
 RECIPE = Recipe("mine", (STAGE,), {"out": Node("tiny-diffusion", inputs={"latent": "latent"})})
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    return open_tiny(tiny_shards)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder.at(tmp_path_factory.mktemp("rows") / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +51,7 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
     given = (tiny.test, tiny.train, tiny.targets, tiny.data.label_names)
     asked = [*jobs.values(), *map(rows.showings, jobs.values())]
     predict(asked, *given, runs, lambda units=1, note="": None)
-    return System(RECIPE, best, records, 5, jobs, shown)
+    return System(RECIPE, best, records, 5, 0.25, jobs, shown)
 
 
 @pytest.fixture(scope="module")

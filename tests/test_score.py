@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_system import Tiny, keys, noisy, open_tiny, stored, true_pictures
+from tiny_system import Tiny, keys, noisy, stored, true_pictures
 
 from bench import cluster, workspace
 from bench import score as stage
@@ -31,11 +31,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    return open_tiny(tiny_shards)
-
-
-@pytest.fixture(scope="module")
 def stimuli(tiny: Tiny) -> tuple[int, ...]:
     return tiny.stimuli(COUNT)
 
@@ -43,11 +38,6 @@ def stimuli(tiny: Tiny) -> tuple[int, ...]:
 @pytest.fixture(scope="module")
 def truth(tiny: Tiny, stimuli: tuple[int, ...]) -> np.ndarray:
     return true_pictures(tiny.data, stimuli)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder.at(tmp_path_factory.mktemp("score") / "runs")
 
 
 @pytest.fixture(scope="module")

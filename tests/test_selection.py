@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 from test_graph import LOW, recipe, walk
-from tiny_system import LATENT, Tiny, keys, noisy, open_tiny, true_pictures
+from tiny_system import LATENT, keys, noisy, true_pictures
 
 from bench import graph, graph_select, selection
 from bench.data.image_shards import claim, read_images, write_images
@@ -255,11 +255,6 @@ def test_a_recipe_names_every_target_it_needs():
 
 
 # -- with the tiny generator -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    return open_tiny(tiny_shards)
 
 
 def test_encodings_are_the_generator_s_whatever_runs_at_once(tiny):

@@ -10,16 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
-from tiny_system import LATENT, Tiny, open_tiny, raw_trials
+from tiny_system import LATENT, raw_trials
 
 from bench import workspace
 from bench.errors import CorruptFileError, MissingDataError, OptionError
 from bench.storage import Folder
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    return open_tiny(tiny_shards)
 
 
 def test_the_test_pictures_are_those_marked_as_shared(tiny):

@@ -83,19 +83,23 @@ def subjects(found: Sequence[int]) -> str:
 
 def verdicts(table: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
     """Return the winner's comparisons by control: its name, the control's name, one entry a metric."""
-    names = {row["record_id"]: row["name"] for row in table["rows"]}
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for entry in table["comparisons"]:
-        found.setdefault((entry["system"], entry["control"]), []).append(entry)
-    return [(names[system], names[control], entries) for (system, control), entries in found.items()]
+    return _by_rows(table, "comparisons", ("system", "control"))
 
 
 def pairs(table: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
     """Return the pairs of systems that were tested: their names, one entry a metric."""
+    return _by_rows(table, "pairs", ("first", "second"))
+
+
+def _by_rows(
+    table: Mapping[str, Any], kind: str, sides: tuple[str, str]
+) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Return tests of two rows against each other, those of the same two together, in the order they first come."""
+    # By record and not by name: two rows of one table may bear the same name.
     names = {row["record_id"]: row["name"] for row in table["rows"]}
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for entry in table["pairs"]:
-        found.setdefault((entry["first"], entry["second"]), []).append(entry)
+    for entry in table[kind]:
+        found.setdefault((entry[sides[0]], entry[sides[1]]), []).append(entry)
     return [(names[first], names[second], entries) for (first, second), entries in found.items()]
 
 

@@ -1,8 +1,8 @@
-"""The fits of a search: every configuration of a recipe for every subject, and which of them is selected."""
+"""The fits of a search: every configuration of a recipe for every subject, which is selected, and what is left."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,25 @@ class Candidate:
         # A fit reports on validation samples averaged as its own training samples are, and means correlate better than
         # single trials: next to fits on means every fit on single trials would look poor.
         return f"{self.group}/{self.plan.averaging}"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One recipe after its search.
+
+    Attributes:
+        recipe: The recipe.
+        best: The selected fit of each subject.
+        records: Records of all its fits, by address.
+        tried: Configurations that were tried.
+        score: Mean over subjects of the selected fits' validation correlation.
+    """
+
+    recipe: Recipe
+    best: Mapping[int, Candidate]
+    records: Mapping[str, FitRecord]
+    tried: int
+    score: float
 
 
 def data_key(stage: Stage) -> str:
