@@ -64,6 +64,7 @@ class Stimuli:
 
     def __post_init__(self) -> None:
         n = self.images.shape[0]
+        # Checked where a batch is made: a network would take channels-last pictures or floats and give nonsense.
         if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
             shape, dtype = tuple(self.images.shape), self.images.dtype
             raise ValueError(f"images must be (B, 3, H, W) uint8, got {shape} {dtype}")

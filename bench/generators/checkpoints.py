@@ -66,6 +66,7 @@ class CheckpointOptions:
     untrained: bool = False
 
     def __post_init__(self) -> None:
+        # Silently ignoring a folder of weights would give noise where a picture was expected.
         if self.untrained and (self.weights is not None or self.download):
             raise ValueError("untrained asks for random weights: neither weights nor download goes with it")
 
@@ -109,6 +110,7 @@ def find(checkpoint: Checkpoint, options: CheckpointOptions) -> Found:
     if not options.download:
         raise MissingWeightsError(_missing(checkpoint, searched, options))
     folder = home() / "weights" / checkpoint.name
+    # The terms before the bytes: whoever downloads has seen what binds them.
     _LOG.warning("%s comes from %s. %s", checkpoint.name, checkpoint.source, _terms(checkpoint))
     _download(checkpoint, folder)
     files, lacks = _files_in(checkpoint, folder)
@@ -123,12 +125,14 @@ def weights_digest(checkpoints: Sequence[Checkpoint], options: CheckpointOptions
     Raises:
         MissingWeightsError: If a checkpoint is not there.
     """
+    # The seed decides random weights, so it stands in their digest's place.
     if options.untrained:
         return f"untrained:{UNTRAINED_SEED}"
     total = hashlib.sha256()
     for checkpoint in checkpoints:
         found = find(checkpoint, options)
         for name in found.files:
+            # Names too: two files that changed places would be another model of the same bytes.
             total.update(f"{checkpoint.name}/{name}".encode() + b"\0" + bytes.fromhex(_sha256(found.folder / name)))
     return total.hexdigest()
 
@@ -159,6 +163,7 @@ def _places(checkpoint: Checkpoint, weights: str | None) -> list[Path]:
         raise MissingWeightsError(
             f"option weights: there is no folder {weights} in which to look for {checkpoint.name}"
         )
+    # What the user named comes first, so that it is never passed over for an older copy elsewhere.
     places = [Path(weights).expanduser() / checkpoint.name] if weights is not None else []
     places.append(home() / "weights" / checkpoint.name)
     if not checkpoint.repository:
@@ -183,6 +188,7 @@ def _files_in(checkpoint: Checkpoint, folder: Path) -> tuple[tuple[str, ...], li
     lacks = []
     for entry in checkpoint.files:
         matches = (sorted(path for path in folder.glob(each) if path.is_file()) for each in entry.split("|"))
+        # Alternatives of an entry are in order of preference: safetensors and PyTorch files of one part hold the same.
         first = next((paths for paths in matches if paths), None)
         if first is None:
             lacks.append(entry.split("|")[0])

@@ -63,8 +63,10 @@ class Chosen:
                 marked `{"stage": "place"}` (where files lie) count for neither.
         """
         chosen = self.options
+        # Targets of one generator are shared by recipes that render with other steps and strengths.
         ignored = {"place"} if render else {"place", "render"}
         counting = {
+            # Defaults count too: a default that changes in a later release is another output.
             f.name: getattr(chosen, f.name)
             for f in dataclasses.fields(chosen)
             if f.metadata.get("stage") not in ignored
@@ -95,6 +97,7 @@ def settings_from(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not name:
             raise OptionError(f"--set takes NAME=VALUE, got {pair!r}")
         try:
+            # As a recipe's file reads it, so that the command line and a recipe mean the same by `0.5` and `true`.
             settings[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise OptionError(f"--set {name}: {value!r} is not a YAML value: {error}") from None

@@ -26,6 +26,7 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 @contextlib.contextmanager
 def seeded(seed: int = UNTRAINED_SEED) -> Iterator[None]:
     """Draw what is drawn inside (the first values of untrained networks) from a seed; the state outside is kept."""
+    # CPU alone: weights are drawn there, and naming no GPU keeps CUDA from being started for it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -78,6 +79,7 @@ def quiet() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    # Put back afterwards: whoever uses the libraries beside this package keeps their own settings.
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     diffusers_logging.set_verbosity_error()
@@ -94,6 +96,7 @@ def quiet() -> Iterator[None]:
 
 def module_size(modules: Sequence[torch.nn.Module]) -> WeightsSize:
     """Return the size of networks, which may lie on the meta device: that of untrained weights."""
+    # On the meta device a network of billions has shapes and no memory.
     parameters = [p for module in modules for p in module.parameters()]
     return WeightsSize(sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters))
 
@@ -147,6 +150,7 @@ def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
         ],
     }
     refuse_differences(path, found)
+    # Only after every name was compared: torch's own message lists hundreds of them.
     module.load_state_dict(dict(state))
 
 
@@ -168,6 +172,7 @@ def refuse_differences(path: Path, found: Mapping[str, Sequence[str]]) -> None:
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the number format of a network: half precision on a GPU, single on a CPU, unless one is asked for."""
     if precision == "auto":
+        # Most CPUs compute float16 through float32, slower than float32 itself.
         return torch.float16 if device.type == "cuda" else torch.float32
     chosen: torch.dtype = getattr(torch, precision)
     return chosen

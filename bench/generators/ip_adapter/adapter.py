@@ -94,6 +94,7 @@ def load(found: Found, networks: Networks, scale: float) -> Adapter:
     encoder = pretrained(CLIPVisionModelWithProjection, folder, safetensors, dtype, device)
     name = next(each for each in found.files if each.startswith(_ADAPTER))
     state = _nested(read_state(found.folder / name))
+    # The plain IP-Adapter has the same two parts without the resampler's queries; the file's name need not tell.
     if "latents" not in state["image_proj"]:
         raise CorruptFileError(f"{found.folder / name} is not an IP-Adapter-Plus: image_proj has no 'latents'")
     expected = shapes(networks.unet, encoder.config.hidden_size, int(state["image_proj"]["latents"].shape[-1]))
@@ -196,6 +197,7 @@ def _joined(networks: Networks, encoder: Any, state: State, scale: float) -> Ada
     from diffusers import StableDiffusionPipeline
 
     with quiet():
+        # The loader is a method of pipelines; this one is never run.
         pipeline = StableDiffusionPipeline(
             vae=networks.vae,
             text_encoder=networks.text,

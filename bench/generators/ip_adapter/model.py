@@ -93,6 +93,7 @@ class IpAdapter(Generator):
             else adapter.untrained(self.networks, options.scale)
         )
         with torch.no_grad():
+            # Zeros after normalisation, as published: the mean colour of CLIP's training pictures, not black.
             zeros = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
             self.null = Condition(
                 self.networks.text_states([options.negative_prompt]), self.adapter.tokens(zeros)[:, None]
@@ -112,6 +113,7 @@ class IpAdapter(Generator):
         with torch.device("meta"):
             vae, unet, text = build()
             encoder = build_encoder()
+        # The adapter's own weights have no module before they are joined to a UNet: counted from their shapes.
         size = module_size([vae, unet, text, encoder])
         expected = shapes(unet, encoder.config.hidden_size, DIM)
         numbers = sum(int(np.prod(shape)) for names in expected.values() for shape in names.values())
@@ -153,6 +155,7 @@ class IpAdapter(Generator):
             if len(values) != len(seeds):
                 raise ValueError(f"ip-adapter: {len(values)} of input {name!r} for {len(seeds)} seeds")
         count, chosen = len(seeds), self.options
+        # Strength 1: there is no start, so the whole schedule is taken.
         plan = Plan(chosen.sampler, chosen.steps, 1.0, chosen.guidance)
         text = inputs["text"] if "text" in inputs else self.prompt.expand(count, -1, -1)
         condition = Condition(text.float().to(self.device), inputs["tokens"][:, None].float().to(self.device))
@@ -171,6 +174,7 @@ def clip_pixels(images: torch.Tensor) -> torch.Tensor:
     for image in images.permute(0, 2, 3, 1).numpy():
         picture = Image.fromarray(np.ascontiguousarray(image))
         factor = IMAGE_SIZE / min(picture.size)
+        # `int` cuts off as CLIP's resizing does; `max` where a float falls just below 224.
         width, height = (max(IMAGE_SIZE, int(side * factor)) for side in picture.size)
         left, top = (width - IMAGE_SIZE) // 2, (height - IMAGE_SIZE) // 2
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -117,6 +117,7 @@ class StableDiffusion(Generator):
         for name in names:
             if name not in self.targets:
                 raise UnknownNameError("target", name, self.targets, "generator 'stable-diffusion'")
+        # Each size is encoded by itself: a latent of 40 x 40 is not the shrunken one of 64 x 64.
         sizes = {"z": SMALL_SIZE, "z512": SIZE}
         with torch.no_grad():
             return {
@@ -147,6 +148,7 @@ class StableDiffusion(Generator):
         with torch.no_grad():
             start = self._start(starts[0], inputs[starts[0]]) if starts else None
             null = self.null.expand(len(seeds), -1, -1)
+            # Without a text both conditions are the empty prompt, and guidance changes nothing.
             text = inputs["text"].float().to(self.device) if "text" in inputs else null
             latents = sample(self.networks, self.options.plan, start, Condition(text), Condition(null), seeds)
             return self.networks.pictures(latents)
@@ -179,4 +181,5 @@ class StableDiffusion(Generator):
                 f"target 'text' of generator 'stable-diffusion' needs captions: {len(without)} of {len(captions)} "
                 f"stimuli of a batch have none, the first at place {without[0]}"
             )
+        # Stimulus by stimulus: the mean is over its own captions, however many it has.
         return torch.stack([self.networks.text_states(texts).mean(0).cpu() for texts in captions])

@@ -67,6 +67,7 @@ _TEXT = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "max_position_embeddings": TOKENS,
+    # OpenAI's CLIP was trained with this approximation; the exact function gives other states.
     "hidden_act": "quick_gelu",
     "projection_dim": WIDTH,
 }
@@ -115,6 +116,7 @@ class Networks:
 
     def latents(self, images: torch.Tensor) -> torch.Tensor:
         """Return the scaled posterior modes `(B, 4, H / 8, W / 8)` float32 of images `(B, 3, H, W)` in -1 ... 1."""
+        # The mode: a sample would add noise that no voxel can predict.
         encoded = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mode()
         return (encoded * self.vae.config.scaling_factor).float()
 
@@ -149,6 +151,7 @@ def untrained(dtype: torch.dtype, device: torch.device) -> Networks:
     """Return networks of the published size with seeded random weights; the tokenizer is CLIP's own."""
     with seeded():
         vae, unet, text = build()
+    # Moved after drawing: random weights are those of the CPU in float32, whatever the device and format.
     vae, unet, text = (frozen(each, dtype, device) for each in (vae, unet, text))
     return Networks(vae, unet, text, clip_tokenizer(), dict(SCHEDULE))
 

@@ -47,12 +47,15 @@ def scheduler(sampler: Sampler, schedule: Mapping[str, Any]) -> Any:  # noqa: AN
     """
     from diffusers import DDIMScheduler, PNDMScheduler
 
+    # Keys with an underscore name diffusers' class and release, not the noise.
     kept = {key: value for key, value in schedule.items() if not key.startswith("_")}
     kept |= {"timestep_spacing": "leading"}
     if sampler == "ddim":
         kept.pop("skip_prk_steps", None)
+        # diffusers clips to [-1, 1] by default, as for pixels; latents go beyond.
         return DDIMScheduler.from_config({**kept, "clip_sample": False})
     kept.pop("clip_sample", None)
+    # Without the Runge-Kutta steps: the published PLMS starts with lower orders instead.
     return PNDMScheduler.from_config({**kept, "skip_prk_steps": True})
 
 
@@ -90,9 +93,11 @@ def sample(
     if start is None:
         timesteps, latents = steps.timesteps, drawn * steps.init_noise_sigma
     else:
+        # Cut off as in the published img2img: .8 of 50 steps are the last 40.
         skipped = plan.steps - min(int(plan.steps * plan.strength), plan.steps)
         timesteps, latents = steps.timesteps[skipped * steps.order :], start.to(networks.device)
         if len(timesteps):
+            # Without a step to take nothing would remove the noise again.
             latents = steps.add_noise(latents, drawn, timesteps[:1])
     for step in timesteps:
         latents = steps.step(_predicted(networks, plan, latents, step, condition, null), step, latents).prev_sample
@@ -103,12 +108,14 @@ def _predicted(
     networks: Networks, plan: Plan, latents: torch.Tensor, step: torch.Tensor, condition: Condition, null: Condition
 ) -> torch.Tensor:
     """Return the guided noise prediction `(B, 4, 64, 64)` float32 at a timestep."""
+    # The null prediction cancels out at 1; half the work is saved.
     if plan.guidance == 1.0:
         return _noise_in(networks, latents, step, condition)
     both = Condition(
         torch.cat([null.text, condition.text]),
         None if condition.tokens is None or null.tokens is None else torch.cat([null.tokens, condition.tokens]),
     )
+    # Both predictions in one pass: twice the batch costs less than two passes.
     without, towards = _noise_in(networks, torch.cat([latents, latents]), step, both).chunk(2)
     return without + plan.guidance * (towards - without)
 

@@ -26,6 +26,7 @@ def new_vae() -> Any:  # noqa: ANN401 - diffusers is imported only when a networ
         latent_channels=LATENT_SHAPE[0],
         norm_num_groups=8,
         sample_size=PICTURE_SIZE,
+        # Training folds the latent's mean and deviation into the VAE, so nothing is left to scale.
         scaling_factor=1.0,
         mid_block_add_attention=False,
     )
@@ -41,6 +42,7 @@ def new_unet() -> Any:  # noqa: ANN401 - see new_vae
         out_channels=LATENT_SHAPE[0],
         layers_per_block=1,
         block_out_channels=(32, 64, 128),
+        # Attention at 8 x 8: at 16 x 16 it would cost sixteen times as much.
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=16,
@@ -58,6 +60,7 @@ def new_scheduler() -> Any:  # noqa: ANN401 - see new_vae
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
+        # Latents are not pixels: the default would clip them to [-1, 1].
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,

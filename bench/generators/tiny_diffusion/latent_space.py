@@ -52,6 +52,7 @@ class LatentSpace:
         self.vae = WEIGHTS.load(AutoencoderKL, "vae", device)
         self.scheduler = DDIMScheduler.from_pretrained(WEIGHTS.folder / "scheduler")
         self.scheduler.set_timesteps(steps)
+        # Rounded: cut off, .29 of 100 steps would be 28, because the product of floats falls just below 29.
         calls = round(steps * strength)
         self.timesteps = [int(t) for t in self.scheduler.timesteps[steps - calls :]]
 
@@ -64,6 +65,7 @@ class LatentSpace:
         """Return the latents of a batch; pictures of another size are brought to 64 x 64."""
         pixels = images.to(self.device).float() / 127.5 - 1
         if pixels.shape[-2:] != (PICTURE_SIZE, PICTURE_SIZE):
+            # Antialiased: plain bilinear resampling skips rows of a larger picture.
             pixels = functional.interpolate(pixels, (PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", antialias=True)
         return cast("torch.Tensor", self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor)
 
@@ -98,6 +100,7 @@ class LatentSpace:
             guess: The network.
             eta: Noise added back at each step: 0 is DDIM, 1 is DDPM.
         """
+        # Strength 0 takes no step; noising to the first one would then change what is only to be decoded.
         if not self.timesteps or not len(latents):
             return latents
         generators = generators_of(seeds)
@@ -121,6 +124,7 @@ class LatentSpace:
     ) -> torch.Tensor:
         """Take DDIM steps (Song et al. 2021)."""
         for step in timesteps:
+            # Drawn from each picture's own generator: left to the scheduler it would come from one for the batch.
             noise = self.noise(generators) if eta > 0 else None
             made = guess(latents, step)
             latents = self.scheduler.step(made, step, latents, eta=eta, variance_noise=noise).prev_sample

@@ -119,10 +119,12 @@ class TinyDiffusion(Generator):
         """
         latents, generators, scheduler = self._start(inputs, seeds), generators_of(seeds), self.space.scheduler
         visited = torch.tensor(self.space.timesteps or [int(scheduler.timesteps[-1])])
+        # One draw a generator: the timestep of a latent must not depend on its neighbours in the batch.
         picks = torch.cat([torch.randint(len(visited), (1,), generator=g) for g in generators])
         steps = visited[picks].to(self.device)
         noisy = scheduler.add_noise(latents, self.space.noise(generators), steps)
         kept = scheduler.alphas_cumprod.to(self.device)[steps].view(-1, 1, 1, 1)
+        # The UNet predicts velocity, of which this is the clean latent (Salimans & Ho 2022).
         clean = kept.sqrt() * noisy - (1 - kept).sqrt() * self.unet(noisy, steps).sample
         return functional.mse_loss(clean, targets["latent"].to(self.device))
 
@@ -144,6 +146,7 @@ class TinyDiffusion(Generator):
             UnknownNameError: If the UNet has no module of a name.
             ValueError: If a step is not taken, or a module gives no tensor exactly once a step.
         """
+        # Without the UNet itself, whose name is empty.
         modules = {name: module for name, module in self.unet.named_modules() if name}
         for name in layers:
             if name not in modules:
@@ -161,6 +164,7 @@ class TinyDiffusion(Generator):
             for hook in hooks:
                 hook.remove()
         for name, outputs in seen.items():
+            # A module used twice a step, or not at all, would be taken for another step's state.
             if len(outputs) != len(self.space.timesteps):
                 raise ValueError(
                     f"trace: {name!r} gave {len(outputs)} tensors in {len(self.space.timesteps)} steps, not one a step"

@@ -62,8 +62,10 @@ def train_vae(steps: int, seed: int, out: Path, save_every: int = 200) -> None:
             minutes = (time.monotonic() - started) / 60
             score = round_trip(vae)
             _LOG.info("vae %d/%d  loss %.4f  PixCorr %.4f  %.1f min", step + 1, steps, loss.detach(), score, minutes)
+            # Aside: a rough VAE in the real place would look like a finished one.
             vae.save_pretrained(out / "vae-rough", safe_serialization=True)
     standardise(vae, pictures(0, 1024))
+    # Half the bytes in the repository; it is loaded in float32 again.
     vae.half().save_pretrained(out / "vae", safe_serialization=True)
 
 
@@ -72,8 +74,10 @@ def vae_loss(vae: Any, batch: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - a
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(batch).latent_dist
         again = vae.decode(posterior.sample()).sample
+    # The loss in float32: sums over pixels in bfloat16 have two digits.
     again = again.float()
     loss = functional.l1_loss(again, batch) + 2 * functional.mse_loss(again, batch)
+    # Gradient differences keep edges that L1 and MSE alone would blur.
     for dim in (2, 3):
         loss = loss + 0.5 * functional.l1_loss(again.diff(dim=dim), batch.diff(dim=dim))
     return loss + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
@@ -98,6 +102,7 @@ def standardise(vae: Any, batch: torch.Tensor) -> None:  # noqa: ANN401 - see va
     n = len(mean)
     vae.quant_conv.weight[:n] /= deviation[:, None, None, None]
     vae.quant_conv.bias[:n] = (vae.quant_conv.bias[:n] - mean) / deviation
+    # The second half of the channels are log variances, which scale by the square.
     vae.quant_conv.bias[n:] -= 2 * deviation.log()
     kernel = vae.post_quant_conv.weight
     vae.post_quant_conv.bias += torch.einsum("oi,i->o", kernel[:, :, 0, 0], mean)
@@ -131,6 +136,7 @@ def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
+        # A young average forgets faster, or it would keep the random weights it started from.
         follow(average, unet, min(0.998, (step + 1) / (step + 20)))
         recent += 0.01 * (float(loss.detach()) - recent)
         if (step + 1) % save_every == 0 or step + 1 == steps:

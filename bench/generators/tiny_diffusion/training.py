@@ -34,6 +34,7 @@ def training_latents(out: Path, count: int) -> torch.Tensor:
     vae = AutoencoderKL.from_pretrained(out / "vae", low_cpu_mem_usage=False).float().eval()
     parts = []
     for first in range(0, count, 128):
+        # Modes, not samples: the diffusion model then learns what rendering is given.
         mean = vae.encode(pictures(first, min(128, count - first))).latent_dist.mode()
         parts.append(mean * vae.config.scaling_factor)
     return torch.cat(parts)
@@ -44,6 +45,7 @@ def batches(count: int, size: int, steps: int, generator: torch.Generator) -> It
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         if len(order) < size:
+            # What is left of the old order is dropped, so that every batch holds distinct scenes.
             order = torch.randperm(count, generator=generator)
         yield order[:size]
         order = order[size:]
@@ -61,6 +63,7 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> flo
 def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the averaged weights towards the trained ones."""
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        # Averaged weights draw better pictures than the last ones, which still wander (Ho et al. 2020).
         slow.lerp_(fast, 1 - decay)
 
 

@@ -34,6 +34,7 @@ class WeightFiles:
         Raises:
             MissingWeightsError: If a file is not; the message says how to get it.
         """
+        # The files ship with the package; but a wheel built without its data has none of them.
         missing = [name for name in self.names if not (self.folder / name).is_file()]
         if missing:
             package = f"bench.generators.{self.generator.replace('-', '_')}"
@@ -78,5 +79,6 @@ class WeightFiles:
             CorruptFileError: If the file cannot be read, or holds the weights of another network.
         """
         path = self.folder / name
+        # Weights are stored in float16 and widened here: copying into the network casts them.
         load_state(network, cast("Mapping[str, torch.Tensor]", read_state(path)), path)
         return frozen(network, torch.float32, device)

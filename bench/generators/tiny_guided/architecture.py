@@ -93,6 +93,7 @@ class MixedAttention(nn.Module):
             image_share: Share of the image tokens against the text, `(B, 1, 1)` in [0, 1].
         """
         query = attn.to_q(hidden_states)
+        # Self-attention looks at the picture alone; no condition reaches it.
         if self.to_k_tokens is None or self.to_v_tokens is None:
             mixed = _attend(query, attn.to_k(hidden_states), attn.to_v(hidden_states), attn.heads)
         else:
@@ -135,6 +136,7 @@ def new_words(texts: Iterable[str]) -> Any:  # noqa: ANN401 - a tokenizers.Token
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     split = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("removed"), pre_tokenizers.WhitespaceSplit()])
+    # Sorted, so that a word's number does not depend on the order of the texts.
     known = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text.lower())})
     vocabulary = {word: number for number, word in enumerate([UNKNOWN, *known, BEGIN, END])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -157,6 +159,7 @@ class ImageTokeniser(nn.Module):
         self.patches = nn.Sequential(
             nn.Conv2d(LATENT_SHAPE[0], WIDTH, 4, stride=2, padding=1), nn.SiLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         )
+        # The resampler reads patches as a set; without places it could not tell left from right.
         self.places = nn.Parameter(0.02 * torch.randn(1, LATENT_SHAPE[1] ** 2 // 4, WIDTH))
         self.resampler = IPAdapterPlusImageProjection(
             embed_dims=WIDTH,

@@ -105,6 +105,7 @@ class TinyGuided(Generator):
     def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
         """Return the sha256 of tiny-diffusion's VAE files and this model's own, whatever the options."""
         total = hashlib.sha256()
+        # Latents and pictures depend on the other generator's VAE as much as on its own files.
         for files in (latent_space.WEIGHTS, WEIGHTS):
             total.update(bytes.fromhex(files.digest()))
         return total.hexdigest()
@@ -128,6 +129,7 @@ class TinyGuided(Generator):
         found: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             if {"latent", "tokens"} & set(names):
+                # Tokens are made from the latent, so both need one pass of the VAE.
                 found["latent"] = self.space.encode(stimuli.images)
             if "tokens" in names:
                 found["tokens"] = self.tokeniser(found["latent"])

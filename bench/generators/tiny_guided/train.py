@@ -59,12 +59,14 @@ class Networks(nn.Module):
         self.unet, self.text, self.tokens = new_unet(), new_text_encoder(words), ImageTokeniser()
         trained = load_file(PARENT / "unet" / "diffusion_pytorch_model.safetensors")
         mine = self.unet.state_dict()
+        # Cross-attention layers are not in the parent and keep their random weights.
         same = {k: v.float() for k, v in trained.items() if k in mine and mine[k].shape == v.shape}
         self.unet.load_state_dict({**mine, **same})
 
     def forward(self, noisy: torch.Tensor, steps: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the predicted velocities of noisy latents `(B, 4, 16, 16)` at timesteps `(B,)`."""
         count = len(noisy)
+        # All captions and the empty text in one pass through the encoder.
         ids = torch.cat([batch.captions.flatten(0, 1), batch.empty])
         states = self.text(input_ids=ids).last_hidden_state
         text = states[:-1].unflatten(0, batch.captions.shape[:2]).mean(1)
@@ -99,6 +101,7 @@ def draw_batch(latents: torch.Tensor, captions: torch.Tensor, empty: torch.Tenso
     """Draw which conditions are dropped, and shares: three tenths text alone, three tokens alone, the rest any."""
     shape = (len(latents), 1, 1)
     kind, share = torch.rand(shape), torch.rand(shape)
+    # Alone, each condition must carry a picture: recipes may give one of them only.
     image_share = torch.where(kind < 0.3, 0.0, torch.where(kind < 0.6, 1.0, share))
     return Batch(latents, captions, empty, torch.rand(shape) >= DROPPED, torch.rand(shape) >= DROPPED, image_share)
 

@@ -65,6 +65,7 @@ class DecoderBlock:
 def encoder_blocks() -> tuple[EncoderBlock, ...]:
     """Return the 65 blocks of the encoder: `64x11,64d2,32x20,32d2,16x9,16d2,8x8,8d2,4x7,4d4,1x5`."""
     blocks: list[EncoderBlock] = []
+    # The last block of a resolution is the one that shrinks.
     for size, plain, shrink in ((64, 11, 2), (32, 20, 2), (16, 9, 2), (8, 8, 2), (4, 7, 4)):
         blocks += [EncoderBlock(size)] * plain + [EncoderBlock(size, shrink)]
     return (*blocks, *[EncoderBlock(1)] * 5)
@@ -73,6 +74,7 @@ def encoder_blocks() -> tuple[EncoderBlock, ...]:
 def decoder_blocks() -> tuple[DecoderBlock, ...]:
     """Return the 75 blocks of the decoder: `1x2,4m1,4x3,8m4,8x7,16m8,16x15,32m16,32x31,64m32,64x12`."""
     blocks = [DecoderBlock(1)] * 2
+    # The first block of a resolution starts from the state of the coarser one.
     for size, before, plain in ((4, 1, 3), (8, 4, 7), (16, 8, 15), (32, 16, 31), (64, 32, 12)):
         blocks += [DecoderBlock(size, before)] + [DecoderBlock(size)] * plain
     return tuple(blocks)

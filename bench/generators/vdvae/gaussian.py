@@ -33,6 +33,7 @@ class Gaussian:
 
     def divergence(self, other: Gaussian) -> Tensor:
         """Return the Kullback-Leibler divergence KL(self || other) of each number, in nats."""
+        # Ratios from differences of logarithms: a variance that underflowed to 0 is never divided by.
         ratio = torch.exp(2 * (self.log_scale - other.log_scale))
         distance = (self.mean - other.mean).square() * torch.exp(-2 * other.log_scale)
         return other.log_scale - self.log_scale + 0.5 * (ratio + distance - 1)
@@ -58,6 +59,7 @@ class Noise:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Return the next standard normal numbers, `(B, *shape)` float32."""
+        # Picture by picture: one draw for the batch would tie a picture to its neighbours.
         return torch.stack([torch.randn(tuple(shape), generator=stream) for stream in self._streams]).to(self._device)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:

@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        # The first sample of each picture; a folder of stimuli has one.
         pictures = torch.from_numpy(read_pictures(chosen.pictures).values[:, 0])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = Vdvae(Options(weights=chosen.weights), device).network

@@ -91,6 +91,7 @@ class Embeddings:
         Brain-Diffuser's script resizes to 512 (bilinear), CLIP's preprocessing to the encoder's size (bicubic); both by
         Pillow, which filters when it shrinks.
         """
+        # From the network: checkpoints of the same class may take other sizes.
         side = self._image_encoder.config.image_size
         large = resized(images, PICTURE_SIZE, Image.Resampling.BILINEAR)
         small = resized(large, side, Image.Resampling.BICUBIC)

@@ -131,6 +131,7 @@ class VersatileDiffusion(Generator):
             ValueError: If none is given, or shapes, types or values cannot be right.
         """
         _check(inputs, len(seeds))
+        # Stacking no noise would fail further down.
         if not seeds:
             return torch.zeros(0, 3, self.options.size, self.options.size, dtype=torch.uint8)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -150,6 +151,7 @@ class VersatileDiffusion(Generator):
     def _conditions(self, inputs: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
         """Return `(2B, 257 + 77, 768)`: the null condition of every picture, then the given ones."""
         null = {name: value.expand(count, -1, -1) for name, value in self._null.items()}
+        # A condition that is not given equals its null one, so guidance follows the other alone.
         given = {name: inputs[name].cpu().float() if name in inputs else null[name] for name in null}
         both = [torch.cat([each["vision"], each["text"]], dim=1) for each in (null, given)]
         return torch.cat(both).to(self.device)
@@ -161,6 +163,7 @@ class VersatileDiffusion(Generator):
             self.vae.encode(part.to(self.device, self.dtype)).latent_dist for part in pixels.split(_VAE_BATCH)
         ]
         mean, std = (torch.cat([getattr(p, name).float() for p in posteriors]) for name in ("mean", "std"))
+        # A sample of the posterior, as in the published script, by each picture's own generator.
         sample = mean + std * noise_of(generators, self.options.size, self.device)
         level = torch.full((len(images),), self.schedule.noised, device=self.device)
         noise = noise_of(generators, self.options.size, self.device)

@@ -104,6 +104,7 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
     noise = read_json(found.folder / _SCHEDULER)
     _refuse_other_models(found.folder, {part: network.config for part, network in networks.items()}, noise)
     texts = twins(networks["image_unet"])
+    # The one file that is read by hand: of the text UNet only the attention blocks are needed.
     path = next(path for path in found.tensors() if path.parent.name == "text_unet")
     load_twins(texts, cast("Mapping[str, torch.Tensor]", read_state(path)), path)
     mean, std = _pixel_statistics(found.folder / _PIXELS)
@@ -120,6 +121,7 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
 def _untrained(dtype: torch.dtype, device: torch.device) -> Parts:
     """Return parts of the published sizes with seeded random weights."""
     with seeded():
+        # One seed over all parts in this order, which is part of what `untrained` means.
         networks = {part: build(part, config) for part, config in PUBLISHED.items()}
         texts = twins(networks["image_unet"])
     return Parts(

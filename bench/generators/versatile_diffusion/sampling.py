@@ -42,6 +42,7 @@ def schedule(scheduler: Any, steps: int, strength: float) -> Schedule:  # noqa: 
         strength: Part of them to take; 1 takes all of them, from the noisiest level.
     """
     scheduler.set_timesteps(steps)
+    # The published sampler indexes its timesteps from clean to noisy.
     rising = sorted(int(step) for step in scheduler.timesteps)
     count = int(strength * steps)
     return Schedule(noised=rising[min(count, steps - 1)], taken=tuple(reversed(rising[:count])))
@@ -78,6 +79,7 @@ def denoise(
     conditions = conditions.to(dtype)
     for step in timesteps:
         both = unet(torch.cat([latents, latents]).to(dtype), step, encoder_hidden_states=conditions).sample
+        # Guidance multiplies the difference of two near numbers: in float32 whatever the network computes in.
         null, guided = both.float().chunk(2)
         latents = scheduler.step(null + guidance * (guided - null), step, latents, eta=0.0).prev_sample
     return latents
