@@ -111,6 +111,7 @@ def _trials(reader: Any, wanted: Plan, dataset: Dataset, advance: Advance, share
         files=_sorted(files),
         dtype=dataset.dtype,
         scale=dataset.scale,
+        unit=dataset.unit.name,
         voxels={str(subject): len(table.coordinates) for subject, table in wanted.voxels.items()},
         left_out={str(subject): table.left_out for subject, table in wanted.voxels.items() if table.left_out},
         stimuli=wanted.stimuli_folder.name,

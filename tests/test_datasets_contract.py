@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.data.datasets.base import Dataset
+from bench.data.datasets.base import BetaUnit, Dataset
 from bench.errors import MissingDataError, OptionError
 from bench.identity import canonical_json, plain
 from bench.options import build
@@ -114,11 +114,35 @@ def test_sessions_hold_what_the_design_shows(dataset):
         assert trials == sorted(set(trials))
 
 
-def test_betas_are_plausible_percent_signal_change(dataset):
-    """Betas whose factor was forgotten, or applied twice, are hundreds of percent or thousandths."""
+def test_betas_are_plausible_in_the_unit_the_reader_declares(dataset):
+    """Betas whose factor of 300 was forgotten, or applied twice, are noticed whatever their unit."""
+    unit = dataset.unit
+    assert unit.name and unit.source and 0 < unit.low < unit.high
     subject, session = dataset.sessions()[0]
-    psc = dataset.read_session(subject, session, dataset.voxels(subject)).betas * dataset.scale
-    assert 0.3 < np.median(psc.std(axis=0)) < 30
+    betas = dataset.read_session(subject, session, dataset.voxels(subject)).betas
+    assert unit.low < np.median((betas * dataset.scale).std(axis=0)) < unit.high
+    assert unit.doubt(betas, dataset.scale) == ""
+    for scale in (dataset.scale * 300, dataset.scale / 300):
+        assert unit.name in unit.doubt(betas, scale)
+
+
+def test_nsd_s_factor_is_missed_where_it_was_forgotten(tiny_nsd):
+    nsd = registry.load("dataset", "nsd")(
+        build(registry.load("dataset", "nsd").Options, {"root": str(tiny_nsd)}, "nsd")
+    )
+    betas = nsd.read_session(1, 1, nsd.voxels(1)).betas
+    assert betas.dtype == np.int16 and nsd.unit.name == "percent signal change"
+    assert "in percent signal change it lies between 0.3 and 30" in nsd.unit.doubt(betas, 1.0)
+
+
+def test_voxels_without_numbers_and_single_trials_say_nothing():
+    unit = BetaUnit("percent signal change", 0.3, 30.0, "a paper")
+    betas = np.random.default_rng(0).normal(0, 1, (20, 1000)).astype(np.float32)
+    betas[:, ::7] = np.nan
+    assert unit.doubt(betas, 1.0) == ""
+    assert unit.doubt(np.full((20, 5), np.nan), 1.0) == unit.doubt(betas[:1], 1e6) == ""
+    assert unit.doubt(betas, 1e3).startswith("betas have a standard deviation of 9")
+    assert unit.doubt(np.zeros((20, 4), np.int16), 1 / 300).startswith("betas have a standard deviation of 0 ")
 
 
 def test_stimuli_come_in_the_order_asked_for(dataset):

@@ -169,6 +169,7 @@ def test_an_interrupted_simulation_continues_to_the_same_files(tiny_nsd, own_nsd
 def test_shards_hold_the_whole_volumes_betas(tiny_nsd, tiny_shards):
     manifest = read_manifest(tiny_shards)
     assert (manifest.kind, manifest.dataset, manifest.dtype, manifest.scale) == ("trials", "nsd-sim", "<i2", 1 / 300)
+    assert (manifest.unit, manifest.left_out) == ("percent signal change", {})
     for subject, session in PAIRS:
         name = layout.session_betas(layout.betas_folder(subject, "func1pt8mm", BETAS), session, "nifti")
         roi = nibabel.load(tiny_nsd / layout.roi_volume(subject, "func1pt8mm", "nsdgeneral")).get_fdata()

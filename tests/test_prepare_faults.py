@@ -120,11 +120,11 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from bench.data import write_shards
-from bench.data.datasets.base import Dataset, SessionTrials, Trials, VoxelTable
+from bench.data.datasets.base import BetaUnit, Dataset, SessionTrials, Trials, VoxelTable
 from bench.storage import Folder
 
 class Wide(Dataset):
-    dtype, scale = "<i2", 1 / 300
+    dtype, scale, unit = "<i2", 1 / 300, BetaUnit("percent signal change", 0.3, 30.0, "drawn so")
     def trials(self, subject, session):
         return Trials(np.arange(750), np.arange(750), np.zeros(750, int))
     def read_session(self, subject, session, voxels):

@@ -92,7 +92,8 @@ class Manifest:
         source: Everything that decided the content (reader and its version, beta version, space, voxel set, digests of
             the source's own tables; for targets generator, version, weights digest, options and stimuli digest).
         dtype: NumPy dtype of the binary column (`betas` or `value`), or "" where there is none.
-        scale: Factor from stored numbers to percent signal change (1/300 for NSD volumes), 1 where it does not apply.
+        scale: Factor from stored numbers to the unit (1/300 for NSD volumes), 1 where it does not apply.
+        unit: For trial shards, what betas times the scale are in: percent signal change, or the source's own unit.
         shape: Shape of one value, for targets.
         voxels: For trial shards, the number of voxels of each subject.
         left_out: For trial shards, how many more the voxel set selects of each subject that has any without valid data.
@@ -109,6 +110,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     dtype: str = ""
     scale: float = 1.0
+    unit: str = ""
     shape: tuple[int, ...] = ()
     voxels: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)

@@ -55,7 +55,7 @@ RULES: Mapping[str, Rule | None] = {
     "global-own": Rule("global", "own", source="CS292F's notebooks: test trials by their own mean and deviation"),
     "none": None,
 }
-"""Each rule by its name in recipes; `none` leaves percent signal change."""
+"""Each rule by its name in recipes; `none` leaves the dataset's own unit."""
 
 
 def rule(name: str) -> Rule | None:

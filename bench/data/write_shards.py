@@ -60,7 +60,11 @@ def write_session(
     content = _kept(folder, path, shown, width) if folder.exists(path) else None
     if content is None:
         read = dataset.read_session(subject, session, voxels)
-        _check_session(read, shown, read.betas, len(voxels.coordinates), f"subject {subject}, session {session}")
+        where = f"subject {subject}, session {session}"
+        _check_session(read, shown, read.betas, len(voxels.coordinates), where)
+        if doubt := dataset.unit.doubt(read.betas, dataset.scale):
+            # A doubt, not an error: a voxel set may hold little but noise, and what is stored is the source's own.
+            logger.warning("%s of %s: %s", where, dataset.name, doubt)
         table = trials_table(read.trial, read.stimulus, read.repeat, read.betas)
         metadata = {BYTES_READ: str(read.bytes_read).encode()}
         made = parquet(table.replace_schema_metadata(metadata))

@@ -1,7 +1,7 @@
 """THINGS-fMRI's table format with its true trials, images, columns and types, but 60 voxels of two subjects.
 
-Betas are ten times the real ones, whose unit is the time course's standard deviation: the contract of datasets looks
-for percent signal change. Pictures of 8 x 8 pixels are there of the first session of subject 1 only.
+Betas have the standard deviation of the real ones, 0.1 of the time course's. Pictures of 8 x 8 pixels are there of the
+first session of subject 1 only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def write(root: Path) -> Facts:
         _voxels(rng, subject).to_csv(folder / f"sub-{subject:02d}_VoxelMetadata.csv", index=False)
         # The second subject's rows lie in another order than its table of voxels.
         facts.voxel[subject] = np.arange(VOXELS) if subject == 1 else rng.permutation(VOXELS)
-        facts.betas[subject] = rng.normal(0, 1, (VOXELS, TRIALS))
+        facts.betas[subject] = rng.normal(0, 0.1, (VOXELS, TRIALS))
         write_responses(folder / f"sub-{subject:02d}_ResponseData.h5", facts.voxel[subject], facts.betas[subject])
     return facts
 

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+SPREAD_VOXELS = 256
+"""Voxels at least that are looked at to see how much betas vary, where there are as many."""
+
 
 @dataclass(frozen=True)
 class VoxelTable:
@@ -86,6 +89,41 @@ class Stimulus:
     shared: bool
 
 
+@dataclass(frozen=True)
+class BetaUnit:
+    """What betas are in, once multiplied by a dataset's scale, and how much they vary there.
+
+    Attributes:
+        name: The unit, as manifests have it.
+        low, high: Between these lies the standard deviation of a voxel's betas within a session, median over voxels:
+            wide enough for any voxel set, and closer than a factor of 300 that was forgotten or applied twice.
+        source: Where this is known from.
+    """
+
+    name: str
+    low: float
+    high: float
+    source: str
+
+    def doubt(self, betas: np.ndarray, scale: float) -> str:
+        """Return what speaks against betas `(T, V)` as stored being in this unit, "" where nothing does.
+
+        Some hundred voxels, evenly spaced, speak for all; those with NaN say nothing, nor does a single trial.
+        """
+        some = betas[:, :: max(1, betas.shape[1] // SPREAD_VOXELS)].astype(np.float64)
+        deviations = some.std(axis=0) * scale
+        deviations = deviations[np.isfinite(deviations)]
+        if len(betas) < 2 or not len(deviations):
+            return ""
+        median = float(np.median(deviations))
+        if self.low <= median <= self.high:
+            return ""
+        return (
+            f"betas have a standard deviation of {median:.3g} (median over voxels); in {self.name} it lies between "
+            f"{self.low:g} and {self.high:g} ({self.source})"
+        )
+
+
 class Dataset(abc.ABC):
     """Reads one dataset's own layout. A module in this folder holds one public subclass; its file name is its name."""
 
@@ -108,7 +146,10 @@ class Dataset(abc.ABC):
     """NumPy type of stored betas, little-endian (`<i2`, `<f4`)."""
 
     scale: float
-    """Factor from stored betas to percent signal change."""
+    """Factor from stored betas to the unit."""
+
+    unit: BetaUnit
+    """What betas times `scale` are in."""
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each subclass names its own Options
         self.options = options

@@ -12,7 +12,7 @@ import numpy as np
 from bench.data.bold5000 import layout, stimuli
 from bench.data.bold5000.betas import LABELS, Betas, RoiArrays, Volumes
 from bench.data.bold5000.design import Design, kind_of, read_design
-from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.single_root import RootOptions, SingleRoot
 from bench.errors import MissingDataError
 from bench.identity import digest
@@ -56,6 +56,7 @@ class Bold5000(SingleRoot):
     terms = TERMS
     dtype = "<f4"
     scale = 1.0
+    unit = BetaUnit("percent signal change", 0.3, 30.0, "GLMsingle's betas: Chang et al. 2019, release 2.0")
     reader = "bold5000"
     title = "BOLD5000"
     SUBJECTS = layout.SUBJECTS

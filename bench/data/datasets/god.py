@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.god.images import TRAINING, Images, Pictures, images_of, synset_of
 from bench.data.god.responses import IMAGERY, SUBJECTS, TEST, TRAIN, Bdpy, Npz, Responses, Shown, Voxels, check_rows
 from bench.data.nsd.design import occurrences
@@ -56,6 +56,7 @@ class God(SingleRoot):
     caption_source = "none"
     dtype = "<f4"
     scale = 1.0
+    unit = BetaUnit("percent signal change", 0.3, 30.0, "amplitudes over a block's volumes: Horikawa & Kamitani 2017")
     reader = "god"
     title = "GOD"
     SUBJECTS = SUBJECTS

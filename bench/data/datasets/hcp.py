@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.single_root import RootOptions, SingleRoot
 from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
 
@@ -58,7 +58,9 @@ class Hcp(SingleRoot):
     caption_source = "none"
     dtype = "<f4"
     scale = 1.0
-    """The frames are normalised per voxel: they are in units of that normalisation, not percent signal change."""
+    unit = BetaUnit(
+        "standard deviations of a voxel's run", 0.1, 3.0, "frames are normalised by voxel: Chen et al. 2023"
+    )
     reader = "hcp"
     title = "HCP"
     SUBJECTS = range(1, 1_000_000)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.pictures import decode
 from bench.data.range_file import RangeFile
 from bench.data.single_root import RootOptions, SingleRoot
@@ -56,8 +56,8 @@ class Things(SingleRoot):
     caption_source = "none"
     dtype = "<f4"
     scale = 1.0
-    """Betas are in standard deviations of a voxel's time course after its noise was regressed out, run by run (about
-    0.1 from trial to trial): they are not percent signal change, and no factor makes them so."""
+    # Not percent signal change, and no factor makes them so: noise was regressed out run by run, then z-scored.
+    unit = BetaUnit("standard deviations of a voxel's time course", 0.01, 1.0, "about 0.1: Hebart et al. 2023")
     reader = "things"
     title = "THINGS-fMRI"
     SUBJECTS = (1, 2, 3)

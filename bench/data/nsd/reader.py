@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.data import roi
-from bench.data.datasets.base import VoxelTable
+from bench.data.datasets.base import BetaUnit, VoxelTable
 from bench.data.nsd import atlases
 from bench.data.nsd.spaces import BetasFiles, space_of
 from bench.data.single_root import RootOptions, SingleRoot
@@ -47,6 +47,7 @@ class SpaceReader(SingleRoot):
     """
 
     SUBJECTS = range(1, 9)
+    unit = BetaUnit("percent signal change", 0.3, 30.0, "about 2 in cortex: Allen et al. 2022")
 
     def __init__(self, options: SpaceOptions) -> None:
         super().__init__(options)
