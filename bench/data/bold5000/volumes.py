@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from bench.data import nifti
 from bench.data.range_file import RangeFile
 from bench.errors import BadDataError, CorruptFileError
 
@@ -60,25 +61,12 @@ def read_betas(file: RangeFile, coordinates: np.ndarray, box: tuple[int, ...], t
         with gzip.open(io.BufferedReader(file, LARGEST_READ)) as stream:
             header = nibabel.Nifti1Header.from_fileobj(stream)
             _check_header(header, (*box, trials), file)
-            stream.seek(int(header["vox_offset"]))
-            flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
-            result = _trial_by_trial(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
+            result = nifti.read_trials(stream, header, coordinates, box, trials)
             # Beyond the last trial: gzip compares its checksum where the stream ends.
             if stream.read(1):
                 raise CorruptFileError(f"{file} holds more than its header says")
     except _FAULTS as error:
         raise CorruptFileError(f"{file} cannot be read as NIfTI: {error}") from None
-    return result
-
-
-def _trial_by_trial(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: int, dtype: np.dtype) -> np.ndarray:
-    """Take the voxels at flat positions out of each trial's volume."""
-    result = np.empty((trials, len(flat)), dtype="<f4")
-    for trial in range(trials):
-        content = stream.read(voxels * dtype.itemsize)
-        if len(content) != voxels * dtype.itemsize:
-            raise EOFError(f"it ends in trial {trial + 1} of {trials}")
-        result[trial] = np.frombuffer(content, dtype)[flat]
     return result
 
 
@@ -90,7 +78,4 @@ def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], file:
     if came != expected:
         hint = ": the axes are in another order" if sorted(came) == sorted(expected) else ""
         raise BadDataError(f"{file} holds betas {came}, masks and design need {expected} (x, y, z, images){hint}")
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # NIfTI: a slope of 0 means no scaling at all; nibabel writes NaN for the same.
-    if (slope not in (0.0, 1.0) and not np.isnan(slope)) or (slope == 1.0 and intercept != 0.0):
-        raise BadDataError(f"{file} has scl_slope {slope}, scl_inter {intercept}; BOLD5000's betas have none")
+    nifti.check_unscaled(header, file, "BOLD5000's betas")

@@ -18,6 +18,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from bench.data import nifti
 from bench.data.nsd import chunk_index
 from bench.data.range_file import RangeFile
 from bench.errors import BadDataError, CorruptFileError
@@ -190,9 +191,7 @@ def read_nifti(
         with gzip.open(file if isinstance(file, Path) else io.BufferedReader(file, LARGEST_RANGE)) as stream:
             header = nibabel.Nifti1Header.from_fileobj(stream)
             _check_header(header, (*box, trials), file)
-            stream.seek(int(header["vox_offset"]))
-            flat = np.ravel_multi_index(tuple(coordinates.T), box, order="F")
-            result = _read_volumes(stream, flat, int(np.prod(box)), trials, header.get_data_dtype())
+            result = nifti.read_trials(stream, header, coordinates, box, trials)
             while stream.read(LARGEST_RANGE):
                 pass  # to gzip's checksum, which lies behind the last voxel
     except (*_NIFTI_FAULTS, OSError, EOFError, zlib.error) as error:
@@ -200,25 +199,11 @@ def read_nifti(
     return result, file.stat().st_size if isinstance(file, Path) else file.bytes_read
 
 
-def _read_volumes(stream: gzip.GzipFile, flat: np.ndarray, voxels: int, trials: int, dtype: np.dtype) -> np.ndarray:
-    """Take the voxels at flat positions out of each trial's volume."""
-    result = np.empty((trials, len(flat)), dtype=DTYPE)
-    for trial in range(trials):
-        content = stream.read(voxels * dtype.itemsize)
-        if len(content) != voxels * dtype.itemsize:
-            raise EOFError(f"it ends in trial {trial + 1} of {trials}")
-        result[trial] = np.frombuffer(content, dtype)[flat]
-    return result
-
-
 def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], path: Path | RangeFile) -> None:
     """Compare type, shape and scaling of a betas volume with NSD's."""
     _check_type(header.get_data_dtype(), path)
     _check_shape(header.get_data_shape(), expected, "(x, y, z, trials)", path)
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # NIfTI: a slope of 0 means no scaling at all, and NSD writes 0 and 0; nibabel writes NaN for the same.
-    if (slope not in (0.0, 1.0) and not np.isnan(slope)) or (slope == 1.0 and intercept != 0.0):
-        raise BadDataError(f"{path} has scl_slope {slope}, scl_inter {intercept}; NSD's raw int16 betas have none")
+    nifti.check_unscaled(header, path, "NSD's raw int16 betas")
 
 
 def _check_type(dtype: np.dtype, path: Path | RangeFile) -> None:
