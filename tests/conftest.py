@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow.fs as pafs
 import pytest
 import ray
+import small_checkpoints
 
 from bench import cluster
 from bench.data.datasets.nsd import Nsd, NsdOptions
@@ -112,6 +113,12 @@ def tiny(tiny_shards: Folder) -> Tiny:
     from tiny_system import open_tiny  # here, since most tests need neither fits nor generators
 
     return open_tiny(tiny_shards)
+
+
+@pytest.fixture(scope="module")
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint of the generator that a module's NAME names. Never change what is in it."""
+    return small_checkpoints.saved(request.module.NAME, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import pytest
 import ray
 import torch
 from ray_head import MARK, ROOT, own_processes, plain_environment
-from tiny_system import LATENT, Tiny, open_tiny
+from tiny_system import LATENT
 
 from bench import sweep
 from bench.fit.candidates import Candidate
@@ -93,15 +93,10 @@ def own_sweep(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_shards: Folder) -> Tiny:
-    """Opened before any sweep, so that the targets are there and a killed sweep is killed in its fits."""
-    return open_tiny(tiny_shards)
-
-
 @pytest.mark.cluster
 def test_a_killed_sweep_goes_on_and_ends_like_an_undisturbed_one(tiny, tiny_shards, tmp_path):
     runs, log = tmp_path / "runs", tmp_path / "sweep.log"
+    # `tiny` has made the targets before: the sweep is killed in its fits, not while it makes them.
     with own_sweep(arguments(tiny_shards, runs), log) as driver:
         wait_until(lambda: list(runs.glob(f"fits/*/{FIT_RECORD}")), driver, log)
         driver.send_signal(signal.SIGKILL)

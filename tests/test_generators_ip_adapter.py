@@ -25,12 +25,6 @@ ADAPTER = "models/ip-adapter-plus_sd15"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A folder of small checkpoints. Never change what is in it."""
-    return small_checkpoints.saved(NAME, tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
 def generator(weights):
     torch.set_num_threads(1)
     return Chosen(NAME, {"weights": str(weights), "steps": 3, "scale": 0.6, "negative_prompt": "the hen"}).load(CPU)

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import small_checkpoints
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,12 +20,6 @@ from bench.generators.stable_diffusion.sampling import noise, scheduler
 CPU = torch.device("cpu")
 NAME = "stable-diffusion"
 FOLDER = CHECKPOINTS["v1.4"].name
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A folder of small checkpoints. Never change what is in it."""
-    return small_checkpoints.saved(NAME, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from stream_shards import (
     write_session,
     write_shards,
     write_voxels,
+    written,
 )
 
 from bench import console
@@ -50,17 +51,13 @@ ALL = ("train", "validation", "test")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Folder:
     """A set of shards that no test changes."""
-    made = Folder.at(tmp_path_factory.mktemp("stream") / "small")
-    write_shards(made)
-    return made
+    return written(tmp_path_factory.mktemp("stream"))
 
 
 @pytest.fixture
 def own(tmp_path) -> Folder:
     """A set of shards to spoil."""
-    made = Folder.at(tmp_path / "small")
-    write_shards(made)
-    return made
+    return written(tmp_path)
 
 
 def read(folder: Folder, subjects=(1, 2), roles=ALL, **changes) -> dict[int, SubjectTrials]:

@@ -1,4 +1,4 @@
-"""The fits of a search: every configuration of a recipe for every subject, which is selected, and what is left."""
+"""The fits of a search: every configuration of a recipe for every subject, which are selected, what came of them."""
 
 from __future__ import annotations
 
