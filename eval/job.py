@@ -5,6 +5,7 @@ Shape legend: N images, S samples of an image, D features, V voxels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,16 @@ from torch import Tensor
 
 from eval.images import PilResize, Resize, Step, digest_images
 from eval.metrics.base import unit_images
-from eval.metrics.ssim import TOGETHER
+from eval.metrics.prepared import TOGETHER
 from eval.networks.features import Places, Precision, distinct
 
 EncodingModel = Callable[[Tensor], Tensor]
 """Predicts betas `(B, V)` from pictures `(B, 3, H, W)` in [0, 1]."""
-FeatureCache = MutableMapping[tuple[str, str, str], NDArray[np.float32]]
-"""Features `(N, D)` of truths, by (digest of pictures, preprocessing and weights; network; tap)."""
+FeatureCache = MutableMapping[tuple[str, str, str], NDArray[np.floating]]
+"""What was computed of truths, by (digest of pictures and of all that was done to them; network; tap).
+
+Features `(N, D)` in float32; under the network "pixels", what pixel metrics need (see `eval.pixels`).
+"""
 
 
 MOST_BYTES = 2 << 30
@@ -35,7 +39,7 @@ class Job:
 
     Attributes:
         reconstructions: `(N, S, 3, H, W)`.
-        truth: `(N, 3, H, W)`.
+        truth: `(N, 3, H, W)` as given; see `true`.
         first: The protocol's first step.
         weights: Folder of weights, "untrained", or None.
         digests: Digest of the weights by network.
@@ -65,6 +69,16 @@ class Job:
     truth_digest: str = ""
     places: tuple[Places, ...] = ()
 
+    @functools.cached_property
+    def true(self) -> Tensor:
+        """The truths as the reconstructions are: after the protocol's first step, unless that is still to be done.
+
+        Made when it is first asked for: with everything cached, nobody does.
+        """
+        if self.protocol_first is None or self.first is not None:
+            return self.truth
+        return _resized(self.truth, self.protocol_first, self.device)
+
     @property
     def samples(self) -> list[Tensor]:
         """The S sets of N pictures."""
@@ -72,26 +86,19 @@ class Job:
 
 
 def prepared(job: Job, networks: bool) -> Job:
-    """Return the job with the first step done, if its outcome fits in memory, and digests and equal pictures found.
+    """Return the job with digests and equal pictures found, and the first step done if its outcome fits in memory.
 
     Args:
         job: As it was given.
         networks: Whether any network is to see pictures.
     """
-    if networks:
-        places = tuple(distinct(sample) for sample in job.samples)
-        truth_digest = digest_images(job.truth) if job.cache is not None else ""
-        job = replace(job, places=places, truth_digest=truth_digest)
-    job = replace(job, protocol_first=job.first)
+    places = tuple(distinct(sample) for sample in job.samples) if networks else ()
+    truth_digest = digest_images(job.truth) if job.cache is not None else ""
+    job = replace(job, places=places, truth_digest=truth_digest, protocol_first=job.first)
     if job.first is None or _bytes_after(job, job.first) > MOST_BYTES:
         return job
     shown = _resized(job.reconstructions.flatten(0, 1), job.first, job.device)
-    return replace(
-        job,
-        reconstructions=shown.unflatten(0, job.reconstructions.shape[:2]),
-        truth=_resized(job.truth, job.first, job.device),
-        first=None,
-    )
+    return replace(job, reconstructions=shown.unflatten(0, job.reconstructions.shape[:2]), first=None)
 
 
 def _bytes_after(job: Job, first: Resize | PilResize) -> int:
@@ -106,3 +113,8 @@ def _resized(images: Tensor, step: Step, device: torch.device) -> Tensor:
     for there, some in zip(resized.split(TOGETHER), images.split(TOGETHER), strict=True):
         there.copy_(step(unit_images(some.to(device)).float()))
     return resized
+
+
+def as_tensor(values: NDArray[np.floating]) -> Tensor:
+    """Return what a cache holds as a tensor; a copy only of what is read-only, as memory maps are."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy(order="K"))

@@ -6,7 +6,7 @@ Shape legend: N images, S samples of an image, D features, V voxels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,19 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.images import Step
-from eval.job import EncodingModel, Job, prepared
+from eval.job import EncodingModel, Job, as_tensor, prepared
 from eval.metrics.base import unit_images
 from eval.metrics.samples import SampleValues, combine
-from eval.metrics.ssim import TOGETHER
 from eval.networks import weights as network_weights
 from eval.networks.base import Network
 from eval.networks.features import Extractor
+from eval.pixels import pixel_values, slices
 from eval.protocols.base import Feature, MetricSpec
 
 Array = NDArray[np.float64]
-
-IMAGE_CHUNK = TOGETHER
-"""Pictures resized together for pixel metrics: as many as SSIM takes at once."""
 
 
 def compute(specs: Sequence[MetricSpec], job: Job) -> dict[str, Array]:
@@ -51,41 +48,12 @@ def compute(specs: Sequence[MetricSpec], job: Job) -> dict[str, Array]:
         if spec.computed_by.reads in _SUPPLIED
     }
     job = prepared(job, networks=len(networkless) < len(specs))
-    values |= _pixel_values([spec for spec in networkless if spec.computed_by.reads not in _SUPPLIED], job)
+    values |= pixel_values([spec for spec in networkless if spec.computed_by.reads not in _SUPPLIED], job)
     for network in dict.fromkeys(spec.feature.network for spec in specs if spec.feature):
         # One at a time in memory: CLIP alone holds 1.2 GB.
         values |= _network_values(network, [s for s in specs if s.feature and s.feature.network == network], job)
     # Computed in the order of the networks, told in the order of the protocol.
     return {spec.name: values[spec.name].double().cpu().numpy() for spec in specs}
-
-
-def _pixel_values(specs: Sequence[MetricSpec], job: Job) -> dict[str, Tensor]:
-    """`(N,)` values of the pixel metrics."""
-
-    # Resized pictures take a hundred times the memory of what is left of them, so only a chunk exists at a time.
-    def sized(images: Tensor, resize: Step | None) -> Tensor:
-        pixels = unit_images(images.to(job.device)).float()
-        for step in (job.first, resize):
-            pixels = step(pixels) if step else pixels
-        return pixels
-
-    parts: dict[str, list[Tensor]] = {spec.name: [] for spec in specs}
-    for rows in _slices(len(job.truth), IMAGE_CHUNK):
-        for resize in dict.fromkeys(spec.resize for spec in specs):  # metrics of one size share the pictures
-            truth = sized(job.truth[rows], resize)
-            shown = [sized(sample[rows], resize) for sample in job.samples]
-            for spec in (spec for spec in specs if spec.resize == resize):
-                _check_sizes(spec, shown[0], truth)
-                parts[spec.name].append(torch.stack([spec.computed_by.compare(each, truth) for each in shown]))
-    return {s.name: combine(torch.cat(parts[s.name], 1), s.samples, s.higher_is_better) for s in specs}
-
-
-def _check_sizes(spec: MetricSpec, shown: Tensor, truth: Tensor) -> None:
-    if shown.shape != truth.shape:
-        sizes = " and ".join(f"{tuple(side.shape[-2:])}" for side in (shown, truth))
-        raise ValueError(
-            f"metric {spec.name!r} resizes nothing: reconstructions and truth of {sizes} px do not compare"
-        )
 
 
 def _latent_values(spec: MetricSpec, job: Job) -> Tensor:
@@ -104,7 +72,7 @@ def _beta_values(spec: MetricSpec, job: Job) -> Tensor:
 def _encoded(images: Tensor, encode: EncodingModel, measured: Tensor, job: Job) -> Tensor:
     """Predicted betas `(N, V)` of one sample of all images."""
     parts = []
-    for rows in _slices(len(images), job.batch):
+    for rows in slices(len(images), job.batch):
         with torch.inference_mode():
             betas = encode(unit_images(images[rows].to(job.device)).float()).float().cpu()
         expected = tuple(measured[rows].flatten(1).shape)
@@ -160,8 +128,8 @@ def _feature_values(extractor: Extractor, specs: list[MetricSpec], job: Job) -> 
 def _paired_values(extractor: Extractor, spec: MetricSpec, job: Job) -> Tensor:
     """`(N,)` values of a formula that never compares different images: features live for one batch."""
     tap, parts = _feature(spec).tap, []
-    for rows in _slices(len(job.truth), job.batch):
-        truth = extractor.one_batch(job.truth[rows], tap)
+    for rows in slices(len(job.truth), job.batch):
+        truth = extractor.one_batch(job.true[rows], tap)
         shown = (extractor.one_batch(sample[rows], tap) for sample in job.samples)
         parts.append(torch.stack([_compared(spec, each, truth) for each in shown]))
     return combine(torch.cat(parts, 1), spec.samples, spec.higher_is_better)
@@ -173,7 +141,7 @@ def _compared(spec: MetricSpec, shown: Tensor, truth: Tensor) -> Tensor:
 
 def _truth_features(extractor: Extractor, taps: list[str], job: Job) -> dict[str, Tensor]:
     if job.cache is None:
-        return extractor(job.truth, taps)
+        return extractor(job.true, taps)
     network = extractor.network
     # Everything that changes a feature is in the key, so a cache may be shared between protocols and weights.
     entry = (job.protocol_first, extractor.resize, extractor.scale, extractor.precision)
@@ -181,11 +149,6 @@ def _truth_features(extractor: Extractor, taps: list[str], job: Job) -> dict[str
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
     missing = [tap for tap in taps if (digest, network.name, tap) not in job.cache]
     if missing:
-        for tap, computed in extractor(job.truth, missing).items():
+        for tap, computed in extractor(job.true, missing).items():
             job.cache[digest, network.name, tap] = computed.numpy()
-    # A copy: caches may hand out read-only memory maps, which torch does not take.
-    return {tap: torch.from_numpy(np.array(job.cache[digest, network.name, tap])) for tap in taps}
-
-
-def _slices(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, n, size))
+    return {tap: as_tensor(job.cache[digest, network.name, tap]) for tap in taps}

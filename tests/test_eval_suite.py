@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torchvision import transforms
 
-from eval.images import Resize
+from eval.images import Resize, planes_last
 from eval.metrics.correlation_distance import correlation_distance
 from eval.metrics.identification import two_way_identification
 from eval.metrics.pixcorr import pixcorr
@@ -108,18 +108,84 @@ def test_sizes_and_types_may_differ(pictures):
 def test_cached_truth_features_give_the_same_numbers(pictures, scores):
     cache = {}
     first = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
-    assert {(network, tap) for _, network, tap in cache} == {("scene", tap) for tap in scene.NETWORK.taps}
+    parts = ["pixcorr shifted", "pixcorr moments", "ssim grey", "ssim centre", "ssim means"]
+    kept = {("pixels", f"{part} {start}") for part in parts for start in (0, 8)}
+    assert {(network, tap) for _, network, tap in cache} == kept | {("scene", tap) for tap in scene.NETWORK.taps}
     second = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     for name in COLUMNS:
         np.testing.assert_array_equal(first.per_image[name], second.per_image[name])
         np.testing.assert_array_equal(first.per_image[name], scores.per_image[name])
+    before = {key: values.copy() for key, values in cache.items()}
+    score(pictures[0][:, 1], pictures[1], "scenes-1", features=cache)
+    assert len(cache) == 14
+    for key, values in cache.items():  # whoever compares leaves them as they are
+        np.testing.assert_array_equal(values, before[key])
     for values in cache.values():
         values[:] = values[::-1].copy()
-    assert (
-        score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)["scene-mid"].value < scores["scene-mid"].value
-    )
+    turned = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+    for name in ("pixcorr", "ssim", "scene-mid"):
+        assert turned[name].value < scores[name].value
     score(pictures[0][:, 0], pictures[1].flip(0), "scenes-1", features=cache)
-    assert len(cache) == 8  # other pictures, other entries
+    assert len(cache) == 28  # other pictures, other entries
+
+
+def test_read_only_caches_serve(pictures, scores):
+    """Entries of a cache on disk come as memory maps that must not be written."""
+    cache = {}
+    score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+    for values in cache.values():
+        values.flags.writeable = False
+    again = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(again.per_image[name], scores.per_image[name])
+
+
+def test_prepared_truths_are_kept_up_to_a_limit(pictures, scores, monkeypatch):
+    """Of 12 pictures in parts of 8 the first part is kept; the last 4 would pass the limit, and count no worse."""
+    whole = {}
+    score(pictures[0][:, 0], pictures[1], "scenes-1", features=whole)
+    held = sum(values.nbytes for (_, network, _), values in whole.items() if network == "pixels")
+    monkeypatch.setattr("eval.pixels.MOST_KEPT", held - 1)
+    cache = {}
+    for _ in range(2):
+        partly = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+        assert {tap[-2:] for _, network, tap in cache if network == "pixels"} == {" 0"}
+        for name in COLUMNS:
+            np.testing.assert_array_equal(partly.per_image[name], scores.per_image[name])
+
+
+def test_protocols_share_no_prepared_truths_of_other_sizes(pictures):
+    cache = {}
+    for size in (40, 48):
+        protocol = Protocol("p", 1, "", None, (MetricSpec("x", "X", "pixcorr", resize=Resize(size, False)),))
+        given = score(pictures[0], pictures[1], protocol, features=cache)
+        np.testing.assert_array_equal(given.per_image["x"], score(pictures[0], pictures[1], protocol).per_image["x"])
+    assert len(cache) == 2 * 2 * 2  # two sizes, two parts, two tensors
+    same = dataclasses.replace(protocol, name="q", metrics=(dataclasses.replace(protocol.metrics[0], name="y"),))
+    score(pictures[0], pictures[1], same, features=cache)
+    assert len(cache) == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+def test_planes_last_changes_nothing_but_the_layout(dtype):
+    images = (torch.rand(5, 3, 7, 9, generator=torch.Generator().manual_seed(0)) * 255).to(dtype)
+    laid = planes_last(images)
+    assert torch.equal(laid, images)
+    assert laid.stride() == (3, 1, 9 * 15, 15)
+    assert planes_last(laid) is laid
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 8, 9])
+def test_resizing_planes_last_is_resizing(interpolation, antialias, count):
+    images = torch.rand(count, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    for size in (31, 67):
+        step = Resize(size, antialias, interpolation)
+        resized = step(planes_last(images))
+        torch.testing.assert_close(resized, step(images), rtol=0, atol=1e-5)
+        if count > 1:  # one alone passes twice, and is a part of what came out
+            assert planes_last(resized) is resized
 
 
 def test_untrained_is_marked_and_repeats(pictures, scores):
@@ -289,7 +355,8 @@ def test_precisions_do_not_share_cached_features(pictures):
     cache = {}
     for precision in ("float32", "bfloat16"):
         score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache, precision=precision)
-    assert len(cache) == 8
+    assert sum(network == "scene" for _, network, _ in cache) == 8
+    assert sum(network == "pixels" for _, network, _ in cache) == 10  # no network saw them: shared
 
 
 def test_unknown_precision_and_exchanged_sides_are_named(pictures):

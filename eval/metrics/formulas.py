@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -16,10 +15,11 @@ from eval.metrics.correlation_distance import correlation_distance
 from eval.metrics.identification import Identification
 from eval.metrics.n_way import NWay, class_ranks
 from eval.metrics.perceptual_distance import perceptual_distance
-from eval.metrics.pixcorr import pixcorr
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.prepared import PixelSteps
 from eval.metrics.readout import Readout
 from eval.metrics.retrieval import Retrieval, cosine_similarity
-from eval.metrics.ssim import UNIFORM, ssim
+from eval.metrics.ssim import UNIFORM, ssim_steps
 
 Kind = Literal["pixel", "identification", "distance", "classification", "retrieval", "brain"]
 FormulaName = Literal[
@@ -60,6 +60,16 @@ class Formula:
     higher_is_better: bool = True
     ranked: bool = True
 
+    def __post_init__(self) -> None:
+        if (self.reads == "pixels") != isinstance(self.compare, PixelSteps):
+            raise ValueError(f"a {self.kind} formula that reads {self.reads} is compared by {self.compare}")
+
+    @property
+    def pixels(self) -> PixelSteps:
+        """The two steps of a formula that reads pixels."""
+        assert isinstance(self.compare, PixelSteps)
+        return self.compare
+
 
 def _truth_first(reconstructions: Tensor, truth: Tensor) -> Tensor:
     return cross_correlation(truth, reconstructions)  # [i, j] = truth i with reconstruction j, as identification reads
@@ -67,10 +77,10 @@ def _truth_first(reconstructions: Tensor, truth: Tensor) -> Tensor:
 
 FORMULAS: Mapping[FormulaName, Formula] = MappingProxyType(
     {
-        "pixcorr": Formula("pixel", "pixels", pixcorr),
-        "ssim": Formula("pixel", "pixels", ssim),
-        "ssim-columnwise": Formula("pixel", "pixels", partial(ssim, columnwise=True)),
-        "ssim-uniform": Formula("pixel", "pixels", partial(ssim, window=UNIFORM)),
+        "pixcorr": Formula("pixel", "pixels", PIXCORR),
+        "ssim": Formula("pixel", "pixels", ssim_steps()),
+        "ssim-columnwise": Formula("pixel", "pixels", ssim_steps(columnwise=True)),
+        "ssim-uniform": Formula("pixel", "pixels", ssim_steps(window=UNIFORM)),
         "two-way-identification": Formula("identification", "features", _truth_first, Identification()),
         "correlation-distance": Formula("distance", "features", correlation_distance, higher_is_better=False),
         "perceptual-distance": Formula("distance", "paired features", perceptual_distance, higher_is_better=False),

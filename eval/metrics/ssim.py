@@ -9,15 +9,16 @@ two-dimensional.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.metrics.base import PerImageMetric, check_pairs, unit_images
+from eval.images import planes_last
+from eval.metrics.base import PerImageMetric, unit_images
+from eval.metrics.prepared import PixelSteps, Prepared
 
-TOGETHER = 8
-"""Pairs that pass the window at once: as many as a vector instruction takes."""
 STRIP = 128
 """Rows of the SSIM map at a time: all that one strip takes fits in the processor's cache."""
 C1, C2 = 0.01**2, 0.03**2  # for a data range of 1
@@ -71,13 +72,17 @@ def ssim(reconstructions: Tensor, truth: Tensor, *, columnwise: bool = False, wi
     Raises:
         ValueError: If the shapes differ, or an image is smaller than the window.
     """
-    check_pairs(reconstructions, truth)
-    shape, least = tuple(truth.shape), len(window.weights)
-    if truth.ndim != 4 or shape[1] != 3 or shape[2] < least or (not columnwise and shape[3] < least):
-        raise ValueError(f"SSIM needs images (N, 3, H, W) of at least {least} x {least} pixels, got {shape}")
+    return ssim_steps(columnwise=columnwise, window=window)(reconstructions, truth)
+
+
+def ssim_steps(*, columnwise: bool = False, window: Window = GAUSSIAN) -> PixelSteps:
+    """Return `ssim` with these options as a step on the truths and one on both sides.
+
+    Of the truths it keeps `(H, W, B)` grey values about their means, the means `(B,)`, and the windows' means.
+    """
     axes = (0,) if columnwise else (0, 1)
-    parts = zip(reconstructions.split(TOGETHER), truth.split(TOGETHER), strict=True)
-    return torch.cat([_similarity(_grey(x), _grey(y), window, axes) for x, y in parts])
+    prepare = partial(_prepared, window=window, axes=axes)
+    return PixelSteps(("grey", "centre", "means"), prepare, partial(_similarity, window=window, axes=axes))
 
 
 class SSIM(PerImageMetric):
@@ -97,32 +102,50 @@ class SSIM(PerImageMetric):
 
 def _grey(images: Tensor) -> Tensor:
     """Return `(H, W, B)` grey values, in float64 where the images have it and in float32 else."""
-    red, green, blue = unit_images(images).to(torch.promote_types(images.dtype, torch.float32)).unbind(1)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).permute(1, 2, 0).contiguous()
+    pixels = planes_last(unit_images(images).to(torch.promote_types(images.dtype, torch.float32)))
+    # Channels stand last in memory: the weighted sum is one product of a matrix with a vector.
+    return pixels.permute(2, 3, 0, 1) @ torch.tensor(LUMA, dtype=pixels.dtype, device=pixels.device)
 
 
-def _similarity(x: Tensor, y: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
-    """Return `(B,)` float64 means of the SSIM maps of grey images `(H, W, B)`, which are changed."""
+def _check_size(images: Tensor, window: Window, axes: tuple[int, ...]) -> None:
+    shape, least = tuple(images.shape), len(window.weights)
+    if images.ndim != 4 or shape[1] != 3 or any(shape[2 + axis] < least for axis in axes):
+        raise ValueError(f"SSIM needs images (N, 3, H, W) of at least {least} x {least} pixels, got {shape}")
+
+
+def _prepared(truth: Tensor, window: Window, axes: tuple[int, ...]) -> Prepared:
+    """Return centred grey values `(H, W, B)`, their centres `(B,)`, and the windows' means of truths `(B, 3, H, W)`."""
+    _check_size(truth, window, axes)
+    grey = _grey(truth)
+    centre = grey.mean((0, 1))
+    grey = grey.sub_(centre)
+    return grey, centre, _smooth(grey, window, axes)
+
+
+def _similarity(reconstructions: Tensor, prepared: Prepared, window: Window, axes: tuple[int, ...]) -> Tensor:
+    """Return `(B,)` float64 means of the SSIM maps of reconstructions `(B, 3, H, W)`."""
+    y, centre, mean_y = prepared
     # Variances and covariances do not feel a shift; centred, their differences of squares lose far fewer digits.
-    centre = x.mean((0, 1)).add_(y.mean((0, 1))).div_(2)
-    x, y = x.sub_(centre), y.sub_(centre)
+    x = _grey(reconstructions).sub_(centre)
     margin = len(window.weights) - 1
-    rows, columns = x.shape[0] - margin, x.shape[1] - margin * (1 in axes)
-    total = torch.zeros(x.shape[2], dtype=torch.float64, device=x.device)
-    for top in range(0, rows, STRIP):
-        strip = slice(top, top + STRIP + margin)
-        total += _similarity_map(x[strip], y[strip], centre, window, axes).sum((0, 1), dtype=torch.float64)
-    return total / (rows * columns)
+    total = torch.zeros_like(centre, dtype=torch.float64)
+    for top in range(0, len(mean_y), STRIP):
+        strip, inside = slice(top, top + STRIP + margin), slice(top, top + STRIP)
+        similarity = _similarity_map(x[strip], y[strip], mean_y[inside], centre, window, axes)
+        total += similarity.sum((0, 1), dtype=torch.float64)
+    return total / mean_y[..., 0].numel()
 
 
-def _similarity_map(x: Tensor, y: Tensor, centre: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
-    """Return the SSIM map of grey images from which `centre` was subtracted."""
-    mean_x, mean_y, covariance = (_smooth(plane, window, axes) for plane in (x, y, x * y))
+def _similarity_map(
+    x: Tensor, y: Tensor, mean_y: Tensor, centre: Tensor, window: Window, axes: tuple[int, ...]
+) -> Tensor:
+    """Return the SSIM map of grey images from which `centre` was subtracted, given the windows' means of y."""
+    mean_x, covariance = (_smooth(plane, window, axes) for plane in (x, x * y))
     variances = _smooth((x * x).addcmul_(y, y), window, axes)
     correction = window.correction(len(axes))
     covariance.addcmul_(mean_x, mean_y, value=-1).mul_(2 * correction).add_(C2)
     variances.addcmul_(mean_x, mean_x, value=-1).addcmul_(mean_y, mean_y, value=-1).mul_(correction).add_(C2)
-    mean_x, mean_y = mean_x.add_(centre), mean_y.add_(centre)
+    mean_x, mean_y = mean_x.add_(centre), mean_y + centre  # not in place: the truth's are kept
     similarity = (mean_x * mean_y).mul_(2).add_(C1).mul_(covariance)
     luminance = mean_x.square_().addcmul_(mean_y, mean_y).add_(C1)
     return similarity.div_(luminance.mul_(variances))

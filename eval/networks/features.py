@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from eval.images import Step
@@ -106,7 +106,8 @@ class Extractor:
         for step in (self.first, self.resize):
             pixels = step(pixels) if step else pixels
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
-        return (pixels * self.scale - mean) / std
+        scaled = pixels if self.scale == 1 else pixels * self.scale
+        return (scaled - mean).div_(std)
 
 
 def distinct(images: Tensor) -> Places:
@@ -114,7 +115,7 @@ def distinct(images: Tensor) -> Places:
     places: dict[bytes, int] = {}
     first, place = [], []
     for index, image in enumerate(images.cpu()):
-        key = hashlib.blake2b(image.contiguous().numpy().tobytes()).digest()
+        key = xxhash.xxh3_128_digest(image.contiguous().numpy())
         if key not in places:
             places[key] = len(places)
             first.append(index)
