@@ -86,12 +86,14 @@ def parse(expression: str) -> Node:
     """
     tokens, position = [], 0
     text = expression.rstrip()
+    # Token by token: the first place where none begins is the one the message points at.
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
             raise _malformed(expression, f"unexpected {text[position:].lstrip()[:1]!r}")
         tokens.append(match)
         position = match.end()
+    # What is left behind a whole expression (`V1 V2`) is as wrong as a part that is missing.
     node, rest = _union(tokens, expression)
     if rest:
         raise _malformed(expression, f"unexpected {rest[0].group().strip()!r}")
@@ -151,6 +153,7 @@ def mask(expression: str, labels: Mapping[str, np.ndarray], names: Mapping[str, 
         OptionError: If it is not an expression.
         UnknownNameError: If an atlas or label is not known; the nearest is offered.
     """
+    # A dataset's own names win over the built-in ones.
     return _evaluate(parse(expression), labels, {**BUILT_IN, **names}, expression)
 
 
@@ -168,6 +171,7 @@ def _evaluate(node: Node, labels: Mapping[str, np.ndarray], names: Mapping[str, 
         raise UnknownNameError("atlas", node.atlas, labels, f"ROI expression {whole!r}")
     values = np.asarray(labels[node.atlas])
     if node.label is None:
+        # -1 (not cortex) and 0 (no label) count as outside, so an atlas alone is all its labels.
         return values > 0
     return np.isin(values, _numbers(node.atlas, node.label, names.get(node.atlas, {}), whole))
 
@@ -175,6 +179,7 @@ def _evaluate(node: Node, labels: Mapping[str, np.ndarray], names: Mapping[str, 
 def _numbers(atlas: str, label: str, names: LabelNames, whole: str) -> list[int]:
     """Return the numbers of a label: by name, by the names of its parts, or as a number from 1."""
     positive = {name: number for name, number in names.items() if number > 0}
+    # In this order: a name that is a number (HCP_MMP1 has such) must not be taken for a label number.
     if label in positive:
         return [positive[label]]
     parts = [n for name, n in positive.items() if name.startswith(label) and _PART.fullmatch(name[len(label) :])]
@@ -192,6 +197,7 @@ def canonical(expression: str) -> str:
         OptionError: If it is not an expression.
     """
     text = str(parse(expression))
+    # Only the outermost brackets are needless: the tree is written with one pair for each operator.
     return text[1:-1] if text.startswith("(") else text
 
 

@@ -107,6 +107,7 @@ class Volumes(Betas):
             labels = result.setdefault(roi, np.zeros(mask.shape, np.int16))
             self._fits(mask, labels, key)
             labels[mask] = LABELS[hemisphere]
+        # Beside the ROIs, so that an expression can leave out voxels outside the brain, whose betas are NaN.
         if self.files.exists(key := layout.brain_mask(subject)):
             result["brainmask"] = volumes.read_mask(self.files.local(key)).astype(np.int16)
         shapes = {roi: labels.shape for roi, labels in result.items()}
@@ -140,6 +141,7 @@ class RoiArrays(Betas):
 
     def sessions(self, subject: int) -> list[int]:
         """Return all sessions where the subject has arrays: each of them holds all trials."""
+        # The first array stands for all: `arrays` names any other that is missing.
         return list(range(1, layout.SESSIONS[subject] + 1)) if self.files.exists(self.file(subject, 1)) else []
 
     def file(self, subject: int, session: int) -> str:
@@ -159,6 +161,7 @@ class RoiArrays(Betas):
         for roi in layout.ROIS:
             for hemisphere in layout.HEMISPHERES:
                 key = layout.roi_array(subject, self.betas, hemisphere, roi)
+                # A header is a request of its own in a bucket, and every session asks for all ten.
                 if key not in self._headers:
                     self._headers[key] = numpy_files.header_of(self.files, key)
                 header = self._headers[key]

@@ -101,6 +101,7 @@ def read_design(files: SourceFiles) -> Design:
     for subject, (shown, where) in lists.items():
         _check_subject(subject, shown, where)
     names = tuple(sorted({name for shown, _ in lists.values() for name in shown}))
+    # Numbers come from the sorted names: one misspelt name would shift all behind it.
     _check_pictures(names, lists)
     repeated = _read_lines(files, layout.REPEATED)
     _check_repeated(repeated, lists, files.where(layout.REPEATED))
@@ -149,6 +150,7 @@ def _check_subject(subject: int, shown: list[str], where: str) -> None:
     showings = Counter(Counter(shown).values())
     if sum(showings.values()) != DISTINCT[subject]:
         raise BadDataError(f"{where} names {sum(showings.values())} images; CSI{subject} saw {DISTINCT[subject]}")
+    # CSI4 stopped after nine sessions: of its showings only the number of distinct pictures is compared.
     if subject in SHOWINGS and dict(showings) != SHOWINGS[subject]:
         raise BadDataError(
             f"{where}: numbers of images by how often they were shown are {dict(sorted(showings.items()))}; "

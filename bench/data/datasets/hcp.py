@@ -68,6 +68,7 @@ class Hcp(SingleRoot):
 
     def __init__(self, options: HcpOptions) -> None:
         super().__init__(options)
+        # More frames than the run has would leave no sample at all.
         if not 1 <= options.frames <= FRAMES:
             raise OptionError(f"frames must be 1 to {FRAMES}, got {options.frames}")
 
@@ -113,6 +114,7 @@ class Hcp(SingleRoot):
             OptionError: If there is no such subject or session.
         """
         self.check(subject, session)
+        # -1 is no stimulus: such trials serve pretraining on betas alone and meet no target.
         count = FRAMES // self.options.frames
         return Trials(np.arange(count), np.full(count, -1), np.zeros(count, np.int64))
 
@@ -135,9 +137,11 @@ class Hcp(SingleRoot):
         path = self.files.local(self._key(subject))
         try:
             with np.load(path, allow_pickle=False) as held:
+                # Only what is needed: the file may hold other arrays, which could be anything.
                 areas = {name: np.asarray(held[name]) for name in AREAS if name in held.files}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise CorruptFileError(f"{path} cannot be read as npz: {error}") from None
+        # All four are asked for, whatever the voxel set: its voxels are numbered through them.
         missing = sorted(set(AREAS) - set(areas))
         if missing:
             raise CorruptFileError(f"{path} lacks {', '.join(missing)}; {FILE} has {', '.join(AREAS)}")
@@ -148,6 +152,7 @@ class Hcp(SingleRoot):
 
     def _digest(self, subject: int) -> str:
         """Return the digest of a subject's file: it alone decides the samples."""
+        # Of the bytes: to decompress and check the arrays would take longer.
         return hashlib.sha256(self.files.local(self._key(subject)).read_bytes()).hexdigest()[:16]
 
     def read_voxels(self, subject: int) -> VoxelTable:
@@ -167,6 +172,7 @@ class Hcp(SingleRoot):
         """
         shown = self.trials(subject, session)
         frames = np.concatenate(self._areas(subject), axis=1)[:, voxels.coordinates[:, 0]]
+        # In float64: means of many float32 frames would depend on the order of summation.
         used = frames[: len(shown.trial) * self.options.frames].astype(np.float64)
         means = used.reshape(len(shown.trial), self.options.frames, -1).mean(axis=1).astype(self.dtype)
         size = self.files.size(self._key(subject))
@@ -178,6 +184,7 @@ class Hcp(SingleRoot):
         Raises:
             MissingDataError: If one is asked for.
         """
+        # A generator, since `stimuli` is one: the error comes when the first is asked for.
         for number in numbers:
             raise MissingDataError(f"{self.name} has no pictures, number {number} was asked for")
         yield from ()

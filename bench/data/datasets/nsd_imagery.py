@@ -38,6 +38,7 @@ RAW = "nsddata/experiments/nsdimagery/rawtargetimages"
 def blocks() -> dict[str, slice]:
     """Return for each run its rows among the 720 betas; an attention run has two a trial."""
     counts = [2 * ROWS if run.startswith("att") else ROWS for run in RUNS]
+    # The betas file has no marks between runs: their order and lengths are all there is to cut it by.
     ends = np.cumsum(counts)
     return {run: slice(int(end - n), int(end)) for run, end, n in zip(RUNS, ends, counts, strict=True)}
 
@@ -100,6 +101,7 @@ class NsdImagery(SideExperiment):
             table = pd.read_csv(path, sep="\t", usecols=["CONDITION", "IMAGEFILE"], dtype={"IMAGEFILE": str})
         except (ValueError, UnicodeDecodeError) as error:
             raise CorruptFileError(f"{path} cannot be read as a table of trials: {error}") from None
+        # A row less would shift the later trials of the run to wrong targets, without any other sign.
         if len(table) != ROWS:
             raise BadDataError(f"{path} has {len(table)} trials, a run of NSD-imagery has {ROWS}")
         return table
@@ -111,6 +113,7 @@ class NsdImagery(SideExperiment):
             BadDataError: If there are not six conditions, or one shows two pictures.
         """
         table = self._table(subject, f"vis{letter}")
+        # In a vision run the picture is named; imagery runs of the set use the same conditions.
         pairs = table.drop_duplicates()
         if len(pairs) != PER_SET or pairs["CONDITION"].nunique() != PER_SET:
             raise BadDataError(
@@ -132,6 +135,7 @@ class NsdImagery(SideExperiment):
         for run, rows_of_run in blocks().items():
             if not run.startswith(kind):
                 continue
+            # `visA`, `imgB_2`: the letter of the set stands fourth.
             known = list(self._conditions(subject, run[3]))
             shown = self._table(subject, run)["CONDITION"].astype(int).tolist()
             unknown = sorted(set(shown) - set(known))
@@ -160,8 +164,10 @@ class NsdImagery(SideExperiment):
         """Yield a subject's targets; set C is words and has no pictures."""
         for letter in "ABC":
             folder = f"{RAW}/set{letter}"
+            # By stem: the table and the folder may differ in the ending.
             there = {name.rpartition(".")[0]: name for name in self.files.names(folder)} if letter != "C" else {}
             for file in self._conditions(subject, letter).values():
+                # The table may hold paths, with either slash; a word of set C has no ending and stands for itself.
                 stem = re.split(r"[/\\]", file)[-1].rpartition(".")[0] or file
                 if letter != "C" and stem not in there:
                     where = self.files.where(folder)
@@ -188,6 +194,7 @@ class NsdImagery(SideExperiment):
 
     def stimuli_source(self) -> Mapping[str, Any]:
         """Return what decides the pictures: the same for seen and imagined trials."""
+        # Not `origin`: which trials are read decides no picture, and both kinds share one set of stimuli.
         return {**super().origin(), "targets": [target.name for target in self.targets]}
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:

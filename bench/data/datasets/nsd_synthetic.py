@@ -57,6 +57,7 @@ class NsdSynthetic(SideExperiment):
 
     def origin(self) -> Mapping[str, Any]:
         """Return the reader's version and the design's digest."""
+        # By its numbers: a copy of the file with another date in its header is the same design.
         design = hashlib.sha256(self.ordering.astype("<i8").tobytes()).hexdigest()[:16]
         return {**super().origin(), "design": design}
 
@@ -67,6 +68,7 @@ class NsdSynthetic(SideExperiment):
             OptionError: If there is no such subject or session.
         """
         self.check(subject, session)
+        # Every subject saw coloured pictures of its own under the same numbers 221 to 284.
         own = np.where(self.ordering < COMMON, 0, COLOURED * (subject - 1))
         return Trials(np.arange(len(self.ordering)), self.ordering + own, occurrences(self.ordering))
 
@@ -77,6 +79,7 @@ class NsdSynthetic(SideExperiment):
             MissingDataError: If a picture is missing.
         """
         for number in numbers:
+            # The inverse of the numbering above; `subject` counts from 0 here.
             subject, place = divmod(number - COMMON, COLOURED)
             if number < COMMON:
                 name, place = "nsdsynthetic_stimuli.hdf5", number

@@ -84,6 +84,7 @@ def synset_of(name: str) -> str:
 
 def _sorted(names: Sequence[str]) -> list[str]:
     """Return image names by synset and image number."""
+    # As numbers: as text `_10` would come before `_9`.
     return sorted(names, key=lambda name: (synset_of(name), int(name.partition("_")[2])))
 
 
@@ -110,6 +111,7 @@ def images_of(training: Sequence[str], test: Sequence[str], where: str) -> Image
             f"{where} has {len(set(test))} test images of {len(tested)} categories; GOD has {TEST} x 1. "
             "Ids must be printed with six decimals"
         )
+    # GOD tests on unseen categories: a common one is a sign of wrong ids.
     if common := sorted(tested & set(synsets)):
         raise BadDataError(f"{where}: {common[0]} is a category of training and of test images; GOD has none")
     return Images((*_sorted(list(set(training))), *_sorted(list(set(test)))))
@@ -178,6 +180,7 @@ class Pictures:
             CorruptFileError: If one is damaged.
             BadDataError: If an archive's arrays are no pictures.
         """
+        # JPEGs first: the archives hold them resized.
         archive = self.archive()
         if self.kind == "jpeg":
             for number in numbers:

@@ -30,11 +30,13 @@ def read_names(files: SourceFiles, subjects: Sequence[int], atlas: str) -> dict[
     keys = [layout.label_names(subject, atlas) for subject in subjects]
     own = [files.local(key) for key in keys if files.exists(key)]
     tables = [read_ctab(path) for path in own]
+    # One name must mean one number in the shards of all subjects.
     for path, table in zip(own, tables, strict=True):
         if table != tables[0]:
             raise BadDataError(f"{path} names the labels of {atlas} unlike the files of subjects before it")
     if tables:
         return tables[0]
+    # Atlases drawn on fsaverage or on a template keep their names there, not with the subjects.
     for key in (layout.label_names(None, atlas), layout.template_names(atlas)):
         if files.exists(key):
             return read_ctab(files.local(key))
@@ -54,6 +56,7 @@ def read_ctab(path: Path) -> dict[str, int]:
             continue
         if len(fields) != 2 or not fields[0].isdecimal():
             raise CorruptFileError(f"{path}: {line!r} is not a label number and a name")
+        # 0 is "unknown" in FreeSurfer's tables, not a label.
         if int(fields[0]) > 0:
             table[fields[1].strip()] = int(fields[0])
     return table
@@ -77,12 +80,14 @@ def select(
         BadDataError: If it selects no voxel, or maps differ in shape.
         UnknownNameError: If the subject has no such atlas, or the atlas no such label.
     """
+    # brainmask lies beside the ROI folder and not in it, but makes a voxel set too.
     allowed = [*space.atlases(subject), "brainmask"]
     labels = {}
     for atlas in roi.parse(voxelset).atlases:
         if atlas not in allowed:
             raise UnknownNameError("atlas", atlas, allowed, f"voxel set {voxelset!r} of {layout.subject_name(subject)}")
         labels[atlas] = space.labels(subject, atlas)
+    # Told here, by name: NumPy would only say that shapes do not broadcast.
     shapes = {atlas: values.shape for atlas, values in labels.items()}
     if len(set(shapes.values())) > 1:
         raise BadDataError(f"the ROI volumes of {layout.subject_name(subject)} differ in shape: {shapes}")
@@ -113,6 +118,7 @@ def read_table(space: Space, subject: int, voxelset: str, names: Mapping[str, Ma
 
     ncsnr = space.ncsnr(subject)
     where = f"ncsnr of {layout.subject_name(subject)} in {space.files.where(space.folder(subject))}"
+    # Unknown is NaN and not 0, which would say that there is nothing but noise.
     if ncsnr is None:
         logger.warning("no %s: the noise ceiling of subject %d is not known", where, subject)
         ncsnr = np.full(shape, np.nan, np.float32)

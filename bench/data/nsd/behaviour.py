@@ -52,6 +52,7 @@ def read_responses(path: Path) -> Responses:
     """
     try:
         table = pd.read_csv(path, sep="\t", na_values=["NaN"])
+        # All columns, also unused ones: a table that lacks any is another file than NSD's.
         missing = sorted(set(COLUMNS) - set(table.columns))
         if missing:
             raise CorruptFileError(f"{path} lacks the columns {', '.join(missing)}")
@@ -80,6 +81,7 @@ def check(path: Path, design: Design, subject: int) -> int:
         BadDataError: If a trial differs, or trials are missing.
     """
     found = read_responses(path)
+    # The sessions that the file has: subjects differ in how many they came to.
     for session in np.unique(found.session):
         rows = found.session == session
         expected = design.trials(subject, int(session)).stimulus

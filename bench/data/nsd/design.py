@@ -84,6 +84,7 @@ class Design:
 
 def occurrences(values: np.ndarray) -> np.ndarray:
     """Return for each value how often it stood before in the sequence, `(N,)`: the 0-based repeat."""
+    # Stable, so that equal values stay in the order they were shown in: their rank among them is the repeat.
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     first = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
@@ -104,6 +105,7 @@ def read_design(path: Path) -> Design:
     if missing:
         raise CorruptFileError(f"{path} lacks {', '.join(missing)}; nsd_expdesign.mat has {', '.join(FIELDS)}")
     order, pictures, shared = (_zero_based(fields[name], name, path) for name in FIELDS[:3])
+    # stimpattern is sessions x runs x slots, 1 where a picture was shown: its sums are the trials of a session.
     starts = np.r_[0, np.cumsum(fields["stimpattern"].sum(axis=(1, 2), dtype=np.int64))]
     design = Design(order.ravel(), pictures, shared.ravel(), starts)
     _check(design, path)
@@ -141,6 +143,7 @@ def _check(design: Design, path: Path) -> None:
         raise BadDataError(
             f"{path}: masterordering goes to {design.order.max() + 1}, subjectim has {design.pictures.shape[1]} columns"
         )
+    # The shared pictures are everyone's first ones: a subjectim in another order, or transposed, fails here.
     if not np.array_equal(np.unique(design.shared), np.unique(design.pictures[:, : design.shared.size])):
         raise BadDataError(
             f"{path}: the first {design.shared.size} columns of subjectim are not the images of sharedix"

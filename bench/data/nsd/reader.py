@@ -69,6 +69,7 @@ class SpaceReader(SingleRoot):
     def label_names(self) -> Mapping[str, Mapping[str, int]]:
         """For each atlas of any prepared subject its label names."""
         subjects = sorted({subject for subject, _ in self.sessions()})
+        # Of all of them, since not every subject has every atlas.
         names = {atlas for subject in subjects for atlas in self.space.atlases(subject)}
         return {atlas: atlases.read_names(self.files, subjects, atlas) for atlas in sorted(names)}
 

@@ -58,9 +58,11 @@ def read_info(path: Path, shared: np.ndarray) -> StimulusInfo:
         table = pd.read_csv(path, usecols=needed)
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path} cannot be read as a table with {', '.join(needed)}: {error}") from None
+    # Rows are looked up by number from here on: a table sorted otherwise would mislabel every picture.
     if not np.array_equal(table["nsdId"], np.arange(len(table))):
         raise BadDataError(f"{path}: nsdId must count the rows from 0")
     flags = table["shared1000"].to_numpy(dtype=bool)
+    # The split rests on the shared pictures: two files that disagree could let test pictures into training.
     if not np.array_equal(np.flatnonzero(flags), np.sort(shared)):
         raise BadDataError(
             f"{path}: shared1000 marks {int(flags.sum())} pictures, not the {len(shared)} of the design's sharedix"
@@ -111,6 +113,7 @@ def captions_file(files: SourceFiles, annotations: str, split: str) -> Path:
     """
     key = layout.captions(split)
     own = Path(annotations) / key.rpartition("/")[2]
+    # A named folder wins, and is not fallen back from: a misspelt one must not go unnoticed.
     if annotations and own.exists():
         return own
     if not annotations and files.exists(key):
@@ -138,6 +141,7 @@ def _parsed_captions(path: Path, changed: int) -> dict[int, tuple[str, ...]]:
     try:
         annotations = json.loads(path.read_bytes())["annotations"]
         found: dict[int, list[str]] = {}
+        # COCO's files are in no particular order; here the order is part of what is stored.
         for entry in sorted(annotations, key=lambda entry: entry["id"]):
             found.setdefault(entry["image_id"], []).append(entry["caption"].strip())
     except (ValueError, KeyError, TypeError) as error:
