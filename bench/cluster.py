@@ -25,6 +25,9 @@ SETTINGS: Mapping[str, str] = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "10",
+    # Tune's own handler turns a Ctrl-C into a search cut short, which would be taken up again; and it stays in place
+    # after the search, so that the next Ctrl-C, in whichever stage, is lost.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "250",
     "RAY_USAGE_STATS_ENABLED": "0",

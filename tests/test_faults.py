@@ -115,6 +115,22 @@ def test_a_killed_sweep_goes_on_and_ends_like_an_undisturbed_one(tiny, tiny_shar
     assert {path.parent.name for path in finished} < searched  # it was killed while fits were running
 
 
+@pytest.mark.cluster
+def test_one_interrupt_after_the_search_ends_the_sweep_in_one_line(tiny, tiny_shards, tmp_path):
+    """Ray Tune's handler would stay in place after the search and take the first Ctrl-C of a later stage."""
+    runs, log = tmp_path / "runs", tmp_path / "sweep.log"
+    with own_sweep(arguments(tiny_shards, runs), log) as driver:
+        wait_until(lambda: list(runs.glob("predictions/*")), driver, log)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(60) == 130
+    said = log.read_text()
+    assert [line for line in said.splitlines() if "interrupt" in line.lower() or "signal" in line.lower()] == [
+        "interrupted; rerun the same command to continue"
+    ]
+    assert "Traceback" not in said
+    assert not (runs / "scores").exists()
+
+
 @dataclass
 class Running:
     """A search in a thread of its own, and what it ended with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -345,13 +346,26 @@ class Swept:
     records: list[FitRecord]
     notes: list[tuple[int, str]]
     runs: Folder
+    handlers: list[object]
 
 
 @pytest.fixture(scope="module")
 def swept(refs, tmp_path_factory) -> Swept:
     runs, notes = Folder.at(tmp_path_factory.mktemp("sweep")), []
     chosen = candidates(RIDGE, (1, 2), digests(), 0) + candidates(MLP, (1,), digests(), 0)
-    return Swept(chosen, run_candidates(chosen, refs, runs, collect(notes)), notes, runs)
+    handlers = [signal.getsignal(signal.SIGINT)]
+
+    def advance(units: int = 1, note: str = "") -> None:
+        handlers.append(signal.getsignal(signal.SIGINT))
+        notes.append((units, note))
+
+    return Swept(chosen, run_candidates(chosen, refs, runs, advance), notes, runs, handlers)
+
+
+def test_an_interrupt_is_never_tunes_own_affair(swept):
+    """Its handler would end the search as if it were finished, and stay for the stages after it."""
+    assert len(swept.handlers) > 3, "some were seen while Tune ran"
+    assert {*swept.handlers, signal.getsignal(signal.SIGINT)} == {swept.handlers[0]}
 
 
 def test_every_fit_has_a_record(swept):
