@@ -237,11 +237,11 @@ def _render(
 def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: Images, opened: Opened) -> list[Row]:
     """Return the rows of the board: the systems, then shuffled, mean image, chance and oracle."""
     rows = []
+    pictures = workspace.scored_pictures(opened.data, set().union(*opened.tested.values()))
     for place, system in enumerate(systems):
         train = opened.refs.subjects[data_key(system.recipe.stages[-1])]
         shuffled = place == len(systems) - 1
-        name = opened.data.manifest.dataset
-        rows.append(system_row(system, train, opened.refs.targets, settings.runs, name, shuffled))
+        rows.append(system_row(system, train, opened.refs.targets, settings.runs, pictures, shuffled))
     train = next(iter(opened.refs.subjects.values()))
     mean = controls.mean_images(opened.data, train, opened.tested, settings.runs)
     return [*rows, *control_rows(rows[winner], mean, oracle)]

@@ -15,6 +15,7 @@ from bench import post, registry
 from bench.data import training_sets
 from bench.data.stream_rules import leaks
 from bench.data.stream_trials import SubjectTrials
+from bench.data.training_sets import ScoredPictures
 from bench.declared import Declaration
 from bench.recipe import Recipe, Stage
 from bench.record_parts import SELECTION, Finding
@@ -76,12 +77,12 @@ def _selected(where: str, space: str) -> Finding:
     return Finding(SELECTION, what, {"space": space})
 
 
-def audit_training_sets(recipe: Recipe, dataset: str) -> tuple[Finding, ...]:
+def audit_training_sets(recipe: Recipe, pictures: ScoredPictures) -> tuple[Finding, ...]:
     """Return what is known of test images in other sets that a system's models were trained on.
 
     Args:
         recipe: The system.
-        dataset: Name of the data whose test images are scored.
+        pictures: The test pictures that are scored.
     """
     found: list[Finding] = []
     for stage in recipe.stages:
@@ -91,14 +92,14 @@ def audit_training_sets(recipe: Recipe, dataset: str) -> tuple[Finding, ...]:
                 what = f"stage {stage.name!r} was trained on {name}, of which nothing is known"
                 found.append(Finding("training-sets-unknown", what, {"stage": stage.name, "set": name}, excludes=False))
                 continue
-            found += _trained(f"stage {stage.name!r}", name, dataset, stage.test_images_removed)
+            found += _trained(f"stage {stage.name!r}", name, pictures, stage.test_images_removed)
     for name in generators_of(recipe):
         sets = registry.load("generator", name).trained_on
         if sets is None:
             what = f"generator {name!r} does not name its training sets"
             found.append(Finding("training-sets-unknown", what, {"generator": name}, excludes=False))
         else:
-            found += [f for each in sets for f in _trained(f"generator {name!r}", each, dataset, removed=False)]
+            found += [f for each in sets for f in _trained(f"generator {name!r}", each, pictures, removed=False)]
     return tuple(found)
 
 
@@ -110,12 +111,13 @@ def generators_of(recipe: Recipe) -> list[str]:
     return sorted(targets | nodes | spaces)
 
 
-def _trained(who: str, name: str, dataset: str, removed: bool) -> Iterator[Finding]:
+def _trained(who: str, name: str, pictures: ScoredPictures, removed: bool) -> Iterator[Finding]:
     """Yield what training on a set means: responses to test images exclude, pictures alone are a note."""
-    found, kind = training_sets.overlap(name, dataset), training_sets.find(name).kind
+    found, kind = training_sets.overlap(name, pictures), training_sets.find(name).kind
     if found.holds == "no":
         return
     evidence = {"set": name, "kind": kind, "holds": found.holds, "removed": removed}
+    evidence |= {"pictures": found.pictures, "of": len(pictures.origins)}
     if removed:
         what = f"{who} was trained on {name}, {found.why}: declared as removed before"
         yield Finding("training-sets", what, evidence, excludes=False)
@@ -124,12 +126,12 @@ def _trained(who: str, name: str, dataset: str, removed: bool) -> Iterator[Findi
     yield Finding("training-sets", what, evidence, excludes=kind == "responses" and found.holds == "yes")
 
 
-def audit_declaration(declared: Declaration, dataset: str) -> tuple[Finding, ...]:
+def audit_declaration(declared: Declaration, pictures: ScoredPictures) -> tuple[Finding, ...]:
     """Return the findings of pictures made elsewhere, from what their makers declare; what they do not is a note.
 
     Args:
         declared: The declaration.
-        dataset: Name of the data whose test images are scored.
+        pictures: The test pictures that are scored.
     """
     found: list[Finding] = []
     if declared.selection == "truth":
@@ -142,7 +144,7 @@ def audit_declaration(declared: Declaration, dataset: str) -> tuple[Finding, ...
         found.append(Finding("test-statistics", what, {"statistics": "test"}))
     for who, names in (("the encoder", declared.responses or ()), ("a frozen model", declared.images or ())):
         for name in names:
-            found += _trained(who, name, dataset, declared.test_images_removed)
+            found += _trained(who, name, pictures, declared.test_images_removed)
     if silent := declared.silent:
         what = f"not declared, so not audited: {', '.join(silent)}"
         found.append(Finding("not-declared", what, {"fields": silent}, excludes=False))

@@ -15,6 +15,7 @@ from bench.board.gallery import Item
 from bench.data.image_shards import SEAL, png_of, read_images
 from bench.data.splits import ROLES
 from bench.data.stream_trials import SubjectTrials
+from bench.data.training_sets import ScoredPictures
 from bench.declared import steps_of
 from bench.errors import MissingDataError
 from bench.fit.candidates import Fitted
@@ -54,7 +55,7 @@ def system_row(
     train: Mapping[int, Any],
     targets: Mapping[str, Any],
     runs: Folder,
-    dataset: str,
+    pictures: ScoredPictures,
     shuffled: bool = False,
 ) -> Row:
     """Return the row of a system, or of its refit on permuted pairs.
@@ -64,7 +65,7 @@ def system_row(
         train: References to each subject's training and validation trials.
         targets: References to target tables.
         runs: The runs folder.
-        dataset: Name of the data that are scored.
+        pictures: The test pictures that are scored.
         shuffled: Whether this is the shuffled control.
     """
     trials = {subject: ray.get(train[subject]) for subject in system.best}
@@ -82,7 +83,7 @@ def system_row(
         untrained=recipe_generators.untrained(system.recipe),
         leakage=(
             *audit(system.recipe, list(trials.values()), tested),
-            *audit_training_sets(system.recipe, dataset),
+            *audit_training_sets(system.recipe, pictures),
         ),
         tried=system.tried,
         latents=tuple(_latents(system, targets, runs)),

@@ -190,7 +190,7 @@ def run(argv: Sequence[str]) -> int:
         inputs.images,
         open_reasons=(*inputs.reasons, *said.open_reasons),
         declared=said.steps,
-        leakage=audit_declaration(said, inputs.data.manifest.dataset),
+        leakage=audit_declaration(said, workspace.scored_pictures(inputs.data, set().union(*inputs.tested.values()))),
         events=inputs.events,
     )
     with console.progress("score", len(inputs.images)) as advance:

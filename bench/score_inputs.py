@@ -220,8 +220,8 @@ def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> Data:
         for start in range(0, len(order), PART):
             rows = order[start : start + PART]
             encoded = [image_shards.png_of(truth[row]) for row in rows]
-            n = len(rows)
-            table = stimuli_table([numbers[row] for row in rows], encoded, [()] * n, "", [None] * n, [True] * n)
+            own, n = [numbers[row] for row in rows], len(rows)
+            table = stimuli_table(own, encoded, [()] * n, "", [None] * n, [True] * n, [None] * n)
             name = f"part-{start // PART:04d}.parquet"
             files.append(FileEntry(name, n, *folder.write_table(name, table)))
         Manifest("stimuli", given.dataset, address, source, tuple(files)).write(folder)

@@ -21,6 +21,7 @@ from bench.data.splits import Split, SplitRole
 from bench.data.stream import FIT, TEST, Query, load
 from bench.data.stream_rules import Normalise
 from bench.data.target_shards import read_targets
+from bench.data.training_sets import ScoredPictures
 from bench.errors import MissingDataError, OptionError
 from bench.fit.subject_stream import TargetTable
 from bench.identity import digest
@@ -126,6 +127,20 @@ def _column(data: Data, stimuli: Iterable[int], column: str, what: str) -> dict[
     if missing:
         raise MissingDataError(f"{data.stimuli} holds no {what} of stimuli {missing[:5]} ({len(missing)} in all)")
     return found
+
+
+def scored_pictures(data: Data, stimuli: Iterable[int]) -> ScoredPictures:
+    """Return what is known of where some test pictures come from, for the leakage audit.
+
+    Raises:
+        MissingDataError: If a stimulus is not in the set.
+    """
+    wanted = sorted({int(stimulus) for stimulus in stimuli})
+    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", "origin"])
+    origins = dict(zip(table["stimulus"].to_pylist(), table["origin"].to_pylist(), strict=True))
+    if missing := [stimulus for stimulus in wanted if stimulus not in origins]:
+        raise MissingDataError(f"{data.stimuli} does not hold stimuli {missing[:5]} ({len(missing)} in all)")
+    return ScoredPictures(data.manifest.dataset, tuple(origins[stimulus] for stimulus in wanted))
 
 
 def target_refs(folders: Mapping[str, Folder]) -> tuple[dict[str, Any], dict[str, str]]:

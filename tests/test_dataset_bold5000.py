@@ -19,6 +19,7 @@ from layouts.bold5000 import BOX, ROIS, TYPED, TYPES
 from PIL import Image
 
 from bench.data import patience, splits
+from bench.data.bold5000 import stimuli as bold5000_stimuli
 from bench.data.bold5000.betas import Volumes
 from bench.data.datasets.bold5000 import Bold5000, Bold5000Options
 from bench.data.source_files import SourceFiles
@@ -255,7 +256,8 @@ def test_pictures_labels_and_origins(copy):
         else:
             assert stimulus.label == max((s for s in scenes if name.startswith(s)), key=len) == name[:-5]
     origins = data.origins(numbers[:3])
-    assert origins == [f"coco:{int(names[0][15:27])}", f"imagenet:{names[1][:-5]}", f"scene:{names[2][:-4]}"]
+    assert origins == [f"coco-train2017:{int(names[0][15:27])}", f"imagenet:{names[1][:-5]}", f"scene:{names[2][:-4]}"]
+    assert bold5000_stimuli.origin_of("COCO_val2014_000000000042.jpg") == "coco:42"  # of either part in 2017
     with pytest.raises(MissingDataError, match="pictures 0 to 4915, not 4916"):
         list(data.stimuli([4916]))
 

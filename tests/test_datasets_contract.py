@@ -12,12 +12,14 @@ import pytest
 
 from bench import registry
 from bench.data.datasets.base import BetaUnit, Dataset
+from bench.data.training_sets import TRAINING_SETS
 from bench.errors import MissingDataError, OptionError
 from bench.identity import canonical_json, plain
 from bench.options import build
 
 FIXTURES = {"nsd": "tiny_nsd"}
 """Datasets whose small copy the package itself makes, and the fixture that gives it; others are in `layouts`."""
+SOURCES = {source for each in TRAINING_SETS.values() for source in each.pictures} | {"simulated"}
 CASES = [(name, "default") for name in FIXTURES] + [
     (name, variant) for name in layouts.names() for variant in layouts.variants(name)
 ]
@@ -154,6 +156,12 @@ def test_stimuli_come_in_the_order_asked_for(dataset):
     for stimulus in stimuli:
         assert stimulus.image.dtype == np.uint8 and stimulus.image.ndim == 3 and stimulus.image.shape[2] == 3
         assert all(isinstance(caption, str) and caption for caption in stimulus.captions)
+    origins = dataset.origins(numbers)
+    assert len(origins) == len(numbers)
+    for origin in origins:
+        source, colon, name = (origin or "coco:0").partition(":")
+        # A source no training set knows of would make the audit say that it holds nothing of these pictures.
+        assert colon and name and source in SOURCES
     assert dataset.caption_source
     assert list(dataset.stimuli([])) == []
 

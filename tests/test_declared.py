@@ -18,7 +18,7 @@ from bench.board.markdown import markdown
 from bench.data import training_sets
 from bench.data.splits import ROLES
 from bench.data.stream_rules import Normalise
-from bench.data.training_sets import TRAINING_SETS, overlap
+from bench.data.training_sets import TRAINING_SETS, Overlap, ScoredPictures, overlap
 from bench.declared import Declaration, described, parse, steps_of
 from bench.errors import OptionError, UnknownNameError
 from bench.identity import plain
@@ -30,6 +30,9 @@ from bench.storage import Folder
 TEST = SHARED.tolist()
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent")})
 CLEAN = Recipe("mine", (STAGE,), {"out": Node("tiny-diffusion", inputs={"latent": "z"})})
+NSD = ScoredPictures("nsd", ("coco-train2017:7", "coco-train2017:8", "coco-train2017:9"))
+SIMULATED = ScoredPictures("nsd-sim", ("simulated:7", "simulated:8"))
+COCO_TRAIN = "are COCO's training images of 2017"
 TRUTH = Select("all", "truth", target="tiny-diffusion.latent")
 BRAIN = Select("all", "brain", head="z")
 FULL = Declaration(
@@ -61,19 +64,36 @@ def told(findings):
 
 
 def test_nsd_s_shared_images_are_in_coco_and_in_bold5000():
-    assert overlap("coco-train2017", "nsd").holds == overlap("bold5000", "nsd").holds == "yes"
-    assert overlap("coco-val2017", "nsd").holds == overlap("imagenet-1k", "nsd").holds == "no"
-    assert overlap("laion-5b", "nsd").holds == "maybe"
-    assert overlap("coco-train2017", "my-own-data").holds == "unknown"
+    assert overlap("coco-train2017", NSD) == Overlap("yes", f"3 of 3 test pictures {COCO_TRAIN}", 3)
+    assert overlap("bold5000", NSD) == Overlap("yes", "all 1,000 shared images are BOLD5000's", 3)
+    assert overlap("coco-val2017", NSD).holds == overlap("imagenet-1k", NSD).holds == "no"
+    assert overlap("laion-5b", NSD).holds == "maybe"
+    unknown = overlap("coco-train2017", ScoredPictures("my-own-data", (None, None)))
+    assert unknown == Overlap("unknown", "nothing is known of where 2 of 2 test pictures of 'my-own-data' come from", 2)
     for name in TRAINING_SETS:  # what is drawn by a simulator stands in no other set
-        assert overlap(name, "nsd-sim").holds == overlap(name, "nsd-sim-full").holds == "no"
-        assert overlap(name, "nsd-simple").holds == "unknown"
+        assert overlap(name, SIMULATED) == Overlap("no", "not known to hold any")
+        assert overlap(name, ScoredPictures("nsd-sim", ())).holds == "unknown"
 
 
-def test_every_training_set_speaks_of_data_that_are_scored():
-    assert {dataset for each in TRAINING_SETS.values() for dataset in each.holds} <= set(training_sets.SCORED)
+def test_pictures_of_several_sources_are_counted_apart():
+    mixed = ScoredPictures("bold5000", ("coco-train2017:1", "coco-train2017:2", "imagenet:n1_1", "scene:pier1", None))
+    assert overlap("coco-train2017", mixed) == Overlap("yes", f"2 of 5 test pictures {COCO_TRAIN}", 2)
+    assert overlap("laion-5b", mixed) == Overlap(
+        "maybe", "4 of 5 test pictures were gathered from the web, as these were", 4
+    )
+    assert overlap("sun", mixed).pictures == 1 and overlap("imagenet-21k", mixed).holds == "yes"
+    assert overlap("coco-val2017", mixed).holds == "unknown"  # the one without an origin may be in it
+    assert overlap("coco-val2017", dataclasses.replace(mixed, origins=mixed.origins[:4])).holds == "no"
+    both = ScoredPictures("other", ("coco-train2017:1", "coco:2"))
+    assert overlap("coco-train2017", both) == Overlap("yes", f"1 of 2 test pictures {COCO_TRAIN}", 1)
+
+
+def test_training_sets_speak_of_known_sources_and_data():
+    sources = {source for each in TRAINING_SETS.values() for source in each.pictures}
+    assert sources == {"coco-train2017", "coco-val2017", "coco", "imagenet", "scene", "things"}
+    assert {name for each in TRAINING_SETS.values() for name in each.responses} <= set(registry.found("dataset"))
     with pytest.raises(UnknownNameError, match=r"unknown training set 'coco-train2107'.*Did you mean 'coco-train2017'"):
-        overlap("coco-train2107", "nsd")
+        overlap("coco-train2107", NSD)
 
 
 @pytest.mark.parametrize("name", sorted(registry.found("generator")))
@@ -83,29 +103,29 @@ def test_what_generators_name_is_known(name):
 
 def test_a_frozen_generator_that_saw_the_test_images_is_a_note(trained_on):
     trained_on("coco-train2017", "laion-2b-en", "imagenet-1k")
-    found = audit_training_sets(CLEAN, "nsd")
+    found = audit_training_sets(CLEAN, NSD)
     assert told(found) == [("training-sets", False, "coco-train2017"), ("training-sets", False, "laion-2b-en")]
     assert found[0].finding == (
-        "generator 'tiny-diffusion' was trained on coco-train2017: all 1,000 shared images are COCO train2017"
+        f"generator 'tiny-diffusion' was trained on coco-train2017: 3 of 3 test pictures {COCO_TRAIN}"
     )
-    assert audit_training_sets(CLEAN, "nsd-sim") == ()
+    assert audit_training_sets(CLEAN, SIMULATED) == ()
 
 
 def test_a_generator_that_says_nothing_is_unknown(trained_on):
     trained_on(None)
-    assert told(audit_training_sets(CLEAN, "nsd")) == [("training-sets-unknown", False, "tiny-diffusion")]
+    assert told(audit_training_sets(CLEAN, NSD)) == [("training-sets-unknown", False, "tiny-diffusion")]
     trained_on()
-    assert audit_training_sets(CLEAN, "nsd") == ()
+    assert audit_training_sets(CLEAN, NSD) == ()
 
 
 def test_responses_to_the_test_images_exclude(trained_on):
     trained_on()
     pretrained = dataclasses.replace(STAGE, pretrained_on=("bold5000", "hcp"))
-    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(pretrained,)), "nsd")
+    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(pretrained,)), NSD)
     assert (finding.excludes, finding.evidence["set"]) == (True, "bold5000")
     assert finding.finding == ("stage 'fit' was trained on bold5000 responses: all 1,000 shared images are BOLD5000's")
     own = dataclasses.replace(STAGE, dataset="bold5000")
-    assert told(audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), "nsd")) == [
+    assert told(audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), NSD)) == [
         ("training-sets", True, "bold5000")
     ]
 
@@ -113,11 +133,11 @@ def test_responses_to_the_test_images_exclude(trained_on):
 def test_removed_test_images_are_a_note_and_other_data_unknown(trained_on):
     trained_on()
     removed = dataclasses.replace(STAGE, pretrained_on=("bold5000",), test_images_removed=True)
-    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(removed,)), "nsd")
+    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(removed,)), NSD)
     assert (finding.excludes, finding.evidence["removed"]) == (False, True)
     assert finding.finding.endswith("declared as removed before")
     own = dataclasses.replace(STAGE, dataset="our-scanner")
-    assert told(audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), "nsd")) == [
+    assert told(audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), NSD)) == [
         ("training-sets-unknown", False, "our-scanner")
     ]
 
@@ -193,12 +213,12 @@ def test_rules_of_z_scoring_that_use_test_trials_are_found():
 
 
 def test_what_is_not_declared_is_noted():
-    (note,) = audit_declaration(Declaration(), "nsd")
+    (note,) = audit_declaration(Declaration(), NSD)
     assert (note.name, note.excludes) == ("not-declared", False)
     assert note.evidence["fields"] == [
         "samples", "selection", "blend", "checkpoint", "statistics", "responses", "images"
     ]  # fmt: skip
-    assert audit_declaration(FULL, "nsd") == ()
+    assert audit_declaration(FULL, NSD) == ()
     assert Declaration().steps == ()
 
 
@@ -213,7 +233,7 @@ def test_what_is_not_declared_is_noted():
     ],
 )
 def test_each_declared_leak_is_found(said, name, excludes):
-    found = [f for f in audit_declaration(parse([said]), "nsd") if f.name != "not-declared"]
+    found = [f for f in audit_declaration(parse([said]), NSD) if f.name != "not-declared"]
     assert [(f.name, f.excludes) for f in found] == [(name, excludes)]
 
 
@@ -264,7 +284,7 @@ def test_the_stage_records_what_was_declared(tiny_shards, tmp_path, capsys):
 
 def test_the_board_shows_oracles_notes_and_declared_steps(tmp_path):
     def row(name, quality, recipe):
-        notes = (*audit(recipe, [trials_of(1)], TEST), *audit_training_sets(recipe, "nsd"))
+        notes = (*audit(recipe, [trials_of(1)], TEST), *audit_training_sets(recipe, NSD))
         more = {"division": "open", "division_reasons": tuple(recipe.open_reasons)}
         return scored(name, draw(quality, seed=len(name)), leakage=notes, declared=steps_of(recipe), **more)
 

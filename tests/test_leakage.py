@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
+import layouts
 import numpy as np
+import pandas as pd
 import pytest
 from board_records import dataset, draw, protocol, scored
+from nsd_copy import write_copy, write_pictures
 from stream_shards import SHARED, trials_of
 
+from bench import registry
 from bench.board.build import build
+from bench.data import write_shards
+from bench.data.datasets.base import Dataset
+from bench.data.nsd import layout
+from bench.data.shards import Manifest
 from bench.data.splits import ROLES, Split
-from bench.leakage import audit
+from bench.data.training_sets import ScoredPictures
+from bench.declared import parse
+from bench.errors import MissingDataError
+from bench.leakage import audit, audit_declaration, audit_training_sets
+from bench.options import build as build_options
 from bench.post import STEPS, PostStep
 from bench.recipe import HeadSpec, Node, Recipe, Stage
 from bench.record import read_records, read_samples, write_record
 from bench.storage import Folder
+from bench.workspace import Data, scored_pictures
 
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent")})
 CLEAN = Recipe("mine", (STAGE,), {"out": Node("tiny-diffusion", inputs={"latent": "z"})})
@@ -101,3 +116,139 @@ def test_the_record_carries_it_and_the_board_does_not_rank_the_row(runs):
     assert (excluded["name"], excluded["kind"]) == ("leaky", "leaky")
     assert excluded["reason"] == "stimulus-overlap: 10 test pictures are among the fit's trials"
     assert excluded["evidence"][0]["evidence"] == dict(findings[0].evidence)
+
+
+# -- where the test pictures of each dataset come from -----------------------------------------------------------------
+
+SESSION = {"nsd": (1, 1), "bold5000": (1, 1), "god": (1, 1), "things": (1, 1), "nsd-synthetic": (1, 1)}
+"""A dataset's subject and session whose test pictures are scored."""
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory) -> Callable[[str], Dataset]:
+    """Return the reader of a dataset's small copy, written once."""
+
+    @functools.cache
+    def reader(name: str) -> Dataset:
+        root = tmp_path_factory.mktemp(name) / name
+        kind = registry.load("dataset", name)
+        if name == "nsd":
+            copy = write_copy(root, {1: (1,)})
+            write_pictures(copy, kind(kind.Options(root=str(root))).trials(1, 1).stimulus, 4)
+        else:
+            layouts.load(name).write(root)
+        return kind(build_options(kind.Options, {"root": str(root)}, name))
+
+    return reader
+
+
+def prepared(data: Dataset, folder: Folder, numbers: list[int]) -> Data:
+    """Write stimuli as `prepare` does, and open them."""
+    stimuli = folder / "stimuli@0"
+    entry = write_shards.write_stimuli(data, stimuli, 0, numbers)
+    manifest = Manifest("stimuli", data.name, "0", {}, (entry,))
+    manifest.write(stimuli)
+    shards = dataclasses.replace(manifest, kind="trials", stimuli="stimuli@0")
+    return Data(folder / "shards", shards, stimuli, manifest, np.array(numbers))
+
+
+@pytest.fixture
+def pictures(readers, tmp_path) -> Callable[[str], tuple[ScoredPictures, list[int]]]:
+    """Return what is known of a dataset's test pictures by its shards, and their numbers."""
+
+    def of(name: str) -> tuple[ScoredPictures, list[int]]:
+        data = readers(name)
+        shown = np.unique(data.trials(*SESSION[name]).stimulus)
+        test = [each.number for each in data.stimuli(shown[shown >= 0].tolist()) if each.shared]
+        assert test
+        return scored_pictures(prepared(data, Folder.at(tmp_path / name), test), test), test
+
+    return of
+
+
+def declared(known: ScoredPictures, *names: str) -> dict[str, tuple[str, int]]:
+    """Return what the audit finds of training sets that pictures were declared to be made with."""
+    found = audit_declaration(parse([f"images={','.join(names)}"]), known)
+    return {f.evidence["set"]: (f.evidence["holds"], f.evidence["pictures"]) for f in found if "set" in f.evidence}
+
+
+ASKED = ("coco-train2017", "coco-val2017", "imagenet-21k", "imagenet-1k", "sun", "things-images", "laion-5b")
+
+
+def test_origins_of_nsd(pictures, readers):
+    known, test = pictures("nsd")
+    table = pd.read_csv(f"{readers('nsd').options.root}/{layout.STIMULUS_INFO}", index_col="nsdId").loc[test]
+    expected = [f"coco-{split}:{image}" for split, image in zip(table["cocoSplit"], table["cocoId"], strict=True)]
+    assert known == ScoredPictures("nsd", tuple(expected))
+    split = {name: int((table["cocoSplit"] == name).sum()) for name in ("train2017", "val2017")}
+    assert split["train2017"] and sum(split.values()) == len(test)
+    holds = {f"coco-{name}": ("yes", count) for name, count in split.items() if count}
+    assert declared(known, *ASKED) == holds | {"laion-5b": ("maybe", len(test))}
+
+
+def test_origins_of_bold5000(pictures, readers):
+    known, test = pictures("bold5000")
+    names = [readers("bold5000").design.names[number] for number in test]
+    counts = {"coco": sum(name.startswith("COCO_") for name in names)}
+    counts["imagenet"] = sum(name.endswith(".JPEG") for name in names)
+    counts["scene"] = len(names) - sum(counts.values())
+    assert min(counts.values()) > 0
+    assert declared(known, *ASKED) == {
+        "coco-train2017": ("yes", counts["coco"]),
+        "imagenet-21k": ("yes", counts["imagenet"]),
+        "imagenet-1k": ("maybe", counts["imagenet"]),
+        "sun": ("maybe", counts["scene"]),
+        "laion-5b": ("maybe", len(test)),
+    }
+
+
+def test_origins_of_god(pictures):
+    known, test = pictures("god")
+    assert len(test) == 50 and all(origin.startswith("imagenet:n") for origin in known.origins)
+    held = {"imagenet-21k": ("yes", 50), "imagenet-1k": ("maybe", 50), "laion-5b": ("maybe", 50)}
+    assert declared(known, *ASKED) == held
+
+
+def test_origins_of_things(pictures):
+    known, test = pictures("things")
+    assert declared(known, *ASKED) == {"things-images": ("yes", len(test)), "laion-5b": ("maybe", len(test))}
+    own = dataclasses.replace(STAGE, pretrained_on=("things-fmri", "god"))
+    (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(own,)), known)
+    assert finding.excludes and finding.evidence["set"] == "things-fmri"
+
+
+def test_pictures_without_origins_are_unknown_to_every_set(pictures):
+    known, test = pictures("nsd-synthetic")
+    assert known.origins == (None,) * len(test)
+    assert declared(known, *ASKED) == dict.fromkeys(ASKED, ("unknown", len(test)))
+
+
+def test_simulated_pictures_are_in_no_set(tiny_nsd, tmp_path):
+    kind = registry.load("dataset", "nsd")
+    data = kind(kind.Options(root=str(tiny_nsd)))
+    test = data.trials(1, 1).stimulus[:3].tolist()
+    known = scored_pictures(prepared(data, Folder.at(tmp_path), test), test)
+    assert known == ScoredPictures("nsd-sim", tuple(f"simulated:{number}" for number in sorted(test)))
+    assert declared(known, *ASKED) == {}
+    with pytest.raises(MissingDataError, match=r"does not hold stimuli \[73001\] \(1 in all\)"):
+        scored_pictures(prepared(data, Folder.at(tmp_path), test), [*test, 73001])
+
+
+def test_responses_to_pictures_of_the_same_source_are_a_note(pictures):
+    known, test = pictures("god")
+    for name, excludes in (("god", True), ("bold5000", False)):
+        stage = dataclasses.replace(STAGE, pretrained_on=(name,))
+        (finding,) = audit_training_sets(dataclasses.replace(CLEAN, stages=(stage,)), known)
+        assert (finding.excludes, finding.evidence["of"]) == (excludes, len(test))
+    assert finding.finding == (
+        "stage 'fit' was trained on bold5000 responses: 50 of 50 test pictures are of a source whose pictures were "
+        "shown for these"
+    )
+
+
+def test_stimuli_written_before_origins_are_made_again(readers, tmp_path, caplog):
+    data, folder = readers("god"), Folder.at(tmp_path)
+    entry = write_shards.write_stimuli(data, folder, 0, [1200, 1201])
+    folder.write_table("part-0.parquet", folder.read_table("part-0.parquet").drop_columns("origin"))
+    assert write_shards.write_stimuli(data, folder, 0, [1200, 1201]) == entry
+    assert "is not whole and is made again" in caplog.text

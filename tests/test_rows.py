@@ -15,6 +15,7 @@ from scipy.stats import pearsonr
 from tiny_system import KNN, LATENT, SUBJECTS, Tiny, keys, noisy, stored, true_pictures
 
 from bench import rows, workspace
+from bench.data.training_sets import ScoredPictures
 from bench.errors import MissingDataError
 from bench.fit.candidates import Candidate
 from bench.generators.chosen import Chosen
@@ -28,6 +29,7 @@ from bench.scored import Row
 from bench.storage import Folder
 
 COUNT = 12
+PICTURES = ScoredPictures("nsd-sim", ("simulated:3",))
 STAGE = dataclasses.replace(KNN, heads={"latent": HeadSpec(LATENT), "part": HeadSpec(LATENT, take=(2, 4))})
 RECIPE = Recipe("mine", (STAGE,), {"out": Node("tiny-diffusion", inputs={"latent": "latent"})})
 
@@ -56,7 +58,7 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
 
 @pytest.fixture(scope="module")
 def row(system: System, tiny: Tiny, runs: Folder) -> Row:
-    return system_row(system, tiny.train, tiny.targets, runs, "nsd-sim")
+    return system_row(system, tiny.train, tiny.targets, runs, PICTURES)
 
 
 def test_a_row_leads_from_pictures_to_fits(row, system):
@@ -70,7 +72,7 @@ def test_a_row_leads_from_pictures_to_fits(row, system):
 
 
 def test_the_shuffled_refit_is_a_control(system, tiny, runs):
-    refit = system_row(system, tiny.train, tiny.targets, runs, "nsd-sim", shuffled=True)
+    refit = system_row(system, tiny.train, tiny.targets, runs, PICTURES, shuffled=True)
     assert (refit.name, refit.kind, refit.control) == ("shuffled", "control", "shuffled")
     assert [model.role for model in refit.costs.models] == ["encoder", "generator"]
 
@@ -155,7 +157,7 @@ def test_a_joint_fit_and_what_it_started_from_are_paid_for_once(tiny, runs, syst
     assert [plan.id for plan in lineage(child, runs)] == [child.id, parent.id]
     joint = Candidate("mine", 0, {}, 1, ":session", child, 0.25, Search())
     both = dataclasses.replace(system, best=dict.fromkeys(SUBJECTS, joint), records={child.id: record})
-    made = system_row(both, tiny.train, tiny.targets, runs, "nsd-sim")
+    made = system_row(both, tiny.train, tiny.targets, runs, PICTURES)
     assert [link.id for link in made.fits[2]] == [child.id, parent.id]
     assert all(link.id == digest(link.description) for link in made.fits[1])
     assert made.costs.wall_seconds["fit"] == pytest.approx(2 * record.costs["wall_seconds"])
@@ -167,7 +169,7 @@ def test_a_fit_without_a_record_is_named(tiny, runs, system):
     lost = {1: dataclasses.replace(system.best[1], plan=plan)}
     alone = dataclasses.replace(system, best=lost, records={plan.id: next(iter(system.records.values()))})
     with pytest.raises(MissingDataError, match=f"no record of fit {plan.id}"):
-        system_row(alone, tiny.train, tiny.targets, runs, "nsd-sim")
+        system_row(alone, tiny.train, tiny.targets, runs, PICTURES)
 
 
 def test_generators_are_counted_with_their_weights():

@@ -88,12 +88,19 @@ def test_the_voxel_table_of_a_surface():
 
 def test_the_stimuli_table():
     table = shards.stimuli_table(
-        [3, 4], [b"png", b"gnp"], [["a cat", "cat"], []], "simulator", ["cat", None], [True, False]
+        [3, 4],
+        [b"png", b"gnp"],
+        [["a cat", "cat"], []],
+        "simulator",
+        ["cat", None],
+        [True, False],
+        ["coco:7", None],
     )
     assert table.to_pylist() == [
         {"stimulus": 3, "image": b"png", "captions": ["a cat", "cat"], "caption_source": "simulator", "label": "cat",
-         "shared": True},
-        {"stimulus": 4, "image": b"gnp", "captions": [], "caption_source": "simulator", "label": None, "shared": False},
+         "shared": True, "origin": "coco:7"},
+        {"stimulus": 4, "image": b"gnp", "captions": [], "caption_source": "simulator", "label": None, "shared": False,
+         "origin": None},
     ]  # fmt: skip
 
 
@@ -149,7 +156,7 @@ def changed_manifest(folder: Folder, **changes) -> None:
 
 def test_another_schema_version(own):
     changed_manifest(own, schema_version=1)
-    with pytest.raises(CorruptFileError, match=r"manifest.json has schema version 1, this is 2: remove the manifest"):
+    with pytest.raises(CorruptFileError, match=r"manifest.json has schema version 1, this is 3: remove the manifest"):
         read_manifest(own)
 
 

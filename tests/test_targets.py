@@ -42,6 +42,7 @@ def write_stimuli(folder, parts=((0, 25), (25, 40))):
             "simulator",
             [None] * len(scenes),
             [False] * len(scenes),
+            [None] * len(scenes),
         )
         size, sha256 = folder.write_table(f"part-{index}.parquet", table)
         entries.append(FileEntry(f"part-{index}.parquet", len(scenes), size, sha256))
@@ -168,12 +169,12 @@ def test_unknown_target(stimuli, out):
 def test_pictures_that_cannot_be_right(stimuli):
     table = stimuli.read_table("part-0.parquet")
     assert stimuli_of(table.slice(0, 3)).images.shape == (3, 3, 64, 64)
-    broken = stimuli_table([7], [b"no picture"], [[]], "x", [None], [False])
+    broken = stimuli_table([7], [b"no picture"], [[]], "x", [None], [False], [None])
     with pytest.raises(BadDataError, match="stimulus 7: its image cannot be decoded"):
         stimuli_of(broken)
     pair = [png(np.zeros((64, 64, 3), np.uint8)), png(np.zeros((32, 64, 3), np.uint8))]
     with pytest.raises(BadDataError, match="differ in size"):
-        stimuli_of(stimuli_table([1, 2], pair, [[], []], "x", [None, None], [False, False]))
+        stimuli_of(stimuli_table([1, 2], pair, [[], []], "x", [None, None], [False, False], [None, None]))
 
 
 def test_values_are_held_against_the_declaration():

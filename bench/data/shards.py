@@ -31,7 +31,7 @@ from bench.data.columns import to_column
 from bench.errors import CorruptFileError, MissingDataError
 from bench.storage import Folder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 
 
@@ -249,6 +249,7 @@ def stimuli_table(
     caption_source: str,
     labels: Sequence[str | None],
     shared: Sequence[bool],
+    origins: Sequence[str | None],
 ) -> pa.Table:
     """Return rows of a stimuli table.
 
@@ -259,6 +260,7 @@ def stimuli_table(
         caption_source: Where the captions come from ("COCO 2017 annotations", "simulator").
         labels: For each picture its class label, or None.
         shared: Whether all subjects were to see it (NSD's shared 1000): the test pictures.
+        origins: What each picture is in its own source (`coco-train2017:396550`), or None: see `Dataset.origins`.
     """
     return pa.table(
         {
@@ -268,5 +270,6 @@ def stimuli_table(
             "caption_source": pa.array([caption_source] * len(stimulus), pa.string()),
             "label": pa.array(labels, pa.string()),
             "shared": pa.array(shared, pa.bool_()),
+            "origin": pa.array(origins, pa.string()),
         }
     )

@@ -143,16 +143,17 @@ def write_stimuli(dataset: Dataset, folder: Folder, part: int, numbers: Sequence
         dataset.caption_source,
         [stimulus.label for stimulus in stimuli],
         [stimulus.shared for stimulus in stimuli],
+        dataset.origins(numbers),
     )
     size, sha256 = folder.write_table(path, table, row_group_size=STIMULI_ROWS)
     return FileEntry(path, table.num_rows, size, sha256)
 
 
 def _holds(content: bytes, numbers: Sequence[int]) -> bool:
-    """Say whether a stimuli file can be read whole and holds these stimuli in this order."""
+    """Say whether a stimuli file can be read whole, has all columns and holds these stimuli in this order."""
     try:
         table = pq.read_table(pa.BufferReader(content))
-        return bool(table["stimulus"].to_pylist() == list(numbers))
+        return "origin" in table.column_names and bool(table["stimulus"].to_pylist() == list(numbers))
     except (pa.ArrowInvalid, KeyError, OSError):
         return False
 

@@ -40,6 +40,15 @@ def coco_id(name: str) -> int | None:
     return int(number) if kind_of(name) == "COCO" and number.isdecimal() else None
 
 
+def origin_of(name: str) -> str:
+    """Return what a picture is in its source: `coco-train2017:396550`, `imagenet:n01440764_10026`, `scene:airport1`."""
+    image = coco_id(name)
+    if image is None:
+        return f"{kind_of(name).lower()}:{name.rpartition('.')[0]}"
+    # COCO's training images of 2017 are all of 2014's and most of 2014's validation images.
+    return f"coco-train2017:{image}" if name.startswith("COCO_train2014_") else f"coco:{image}"
+
+
 def read_labels(files: SourceFiles) -> tuple[Mapping[str, str], tuple[str, ...]]:
     """Return the labels of ImageNet's synsets, and the scenes' labels, longest first; empty where a file is missing.
 

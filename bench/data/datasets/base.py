@@ -34,6 +34,7 @@ class VoxelTable:
     @property
     def digest(self) -> str:
         """Digest of the table's numbers."""
+        # In one byte order and sorted by atlas: equal tables have one digest on every machine.
         total = hashlib.sha256(self.coordinates.astype("<i4").tobytes() + self.ncsnr.astype("<f4").tobytes())
         for atlas, labels in sorted(self.labels.items()):
             total.update(f"{atlas}\0".encode() + labels.astype("<i2").tobytes())
@@ -215,6 +216,14 @@ class Dataset(abc.ABC):
             BadDataError: If two files disagree.
         """
         return 0
+
+    def origins(self, numbers: Sequence[int]) -> Sequence[str | None]:
+        """Return what pictures are in their own public source, for the leakage audit.
+
+        `<source>:<name there>`, the source one that `bench.data.training_sets` knows of, such as
+        `coco-train2017:396550` or `imagenet:n01518878_10042`; None where it is not known, as here.
+        """
+        return [None] * len(numbers)
 
     @abc.abstractmethod
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:

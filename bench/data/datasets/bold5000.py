@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.data.bold5000 import layout, stimuli
 from bench.data.bold5000.betas import LABELS, Betas, RoiArrays, Volumes
-from bench.data.bold5000.design import Design, kind_of, read_design
+from bench.data.bold5000.design import Design, read_design
 from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.single_root import RootOptions, SingleRoot
 from bench.errors import MissingDataError
@@ -140,6 +140,7 @@ class Bold5000(SingleRoot):
         """Read the voxels of the voxel set with the labels of all ROIs; ncsnr is not published."""
         maps = self.betas.maps(subject)
         coordinates = np.argwhere(self.select(subject, maps, self.label_names)).astype(np.int32)
+        # brainmask chooses voxels and is none of the ROIs that `label_names` tells of.
         labels = {atlas: values[tuple(coordinates.T)] for atlas, values in maps.items() if atlas != "brainmask"}
         return VoxelTable(coordinates, np.full(len(coordinates), np.nan, np.float32), labels)
 
@@ -179,13 +180,11 @@ class Bold5000(SingleRoot):
         image = stimuli.coco_id(name)
         if not self.options.annotations or image is None:
             return ()
+        # Annotations of the wrong year would otherwise pass for pictures without captions.
         if image not in self._coco_captions:
             raise MissingDataError(f"{self.options.annotations} has no caption of COCO image {image} ({name})")
         return self._coco_captions[image]
 
-    def origins(self, numbers: Sequence[int]) -> list[str]:
-        """Return what pictures are in their sources, for audits across datasets: `coco:396550`, `imagenet:...`."""
-        names = [self._name(number) for number in numbers]
-        ids = [stimuli.coco_id(name) for name in names]
-        plain = [f"{kind_of(name).lower()}:{name.rpartition('.')[0]}" for name in names]
-        return [other if image is None else f"coco:{image}" for image, other in zip(ids, plain, strict=True)]
+    def origins(self, numbers: Sequence[int]) -> list[str | None]:
+        """Return what pictures are in COCO and ImageNet; the scenes were found by a search engine."""
+        return [stimuli.origin_of(self._name(number)) for number in numbers]

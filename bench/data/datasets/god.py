@@ -64,6 +64,7 @@ class God(SingleRoot):
 
     def __init__(self, options: GodOptions) -> None:
         super().__init__(options)
+        # Told now: the arrays have no place where imagery could be found missing later.
         if options.trials == "imagery" and options.betas == "npz":
             raise OptionError("betas 'npz' hold no imagery trials; read them from bdpy's Subject1.h5...")
         self.responses = FORMS[options.betas](self.files)
@@ -122,6 +123,7 @@ class God(SingleRoot):
         Raises:
             BadDataError: If a subject's images are not those of the first.
         """
+        # Every subject and not just the first: a stimulus number means the same picture in all shards.
         found: dict[int, Images] = {}
         for subject, _ in self.sessions():
             shown, where = self._all_shown(subject), self.files.where(self.responses.file(subject))
@@ -146,6 +148,7 @@ class God(SingleRoot):
             rows = shown.rows(TRAIN, TEST)
             stimulus = self.images.numbers([shown.names[row] for row in rows])
             return Trials(rows, stimulus, occurrences(stimulus))
+        # Counted here, where it was asked for: files without imagery serve perception.
         rows = shown.rows(IMAGERY)
         check_rows(shown, (IMAGERY,), where)
         stimulus = self.images.imagined([shown.names[row] for row in rows], where)
@@ -190,13 +193,14 @@ class God(SingleRoot):
             MissingDataError: If a picture is missing.
             CorruptFileError: If a picture is damaged.
         """
+        # All of them before the first picture, which is looked up by place: -1 would be the last one.
         for number in numbers:
             self.check_number(number, len(self.images.names))
         for number, image in zip(numbers, self.pictures.read(self.images, numbers), strict=True):
             yield Stimulus(number, image, (), synset_of(self.images.names[number]), number >= TRAINING)
 
-    def origins(self, numbers: Sequence[int]) -> list[str]:
-        """Return what pictures are in their source, for audits across datasets: `imagenet:n01518878_10042`."""
+    def origins(self, numbers: Sequence[int]) -> list[str | None]:
+        """Return what pictures are in ImageNet: `imagenet:n01518878_10042`."""
         return [f"imagenet:{self.images.names[number]}" for number in numbers]
 
 

@@ -56,10 +56,12 @@ class Nsd(SpaceReader):
     @functools.cached_property
     def _simulation(self) -> dict[str, Any] | None:
         """What a simulated NSD says of itself; None for the real one."""
+        # Otherwise a misspelt root would look like an NSD that lacks its design.
         if not self.remote and not Path(self.options.root).is_dir():
             raise MissingDataError(f"no file or folder {self.options.root}")
         if not self.files.exists(layout.SIMULATED):
             return None
+        # Scores on simulated responses must never stand beside real ones under one name.
         if self.options.name == "nsd":
             raise OptionError(f"{self.options.root} is a simulated NSD: its name cannot be 'nsd', the real one's")
         made: dict[str, Any] = json.loads(self.files.local(layout.SIMULATED).read_bytes())
@@ -145,6 +147,7 @@ class Nsd(SpaceReader):
             CorruptFileError: If they cannot be read.
         """
         keys = {subject: layout.responses(subject) for subject, _ in self.sessions()}
+        # Behaviour is not needed to read betas, and not every mirror has it.
         there = {subject: self.files.local(key) for subject, key in keys.items() if self.files.exists(key)}
         return sum(behaviour.check(path, self.design, subject) for subject, path in there.items())
 
@@ -158,6 +161,12 @@ class Nsd(SpaceReader):
         for number, image in zip(numbers, read_images(pictures, numbers), strict=True):
             yield Stimulus(number, image, self._captions(number), None, bool(self.info.shared[number]))
 
+    def origins(self, numbers: Sequence[int]) -> list[str | None]:
+        """Return the COCO images that pictures are cut from; a simulated NSD's are drawn and stand in no other set."""
+        if self._simulation is not None:
+            return [f"simulated:{number}" for number in numbers]
+        return [f"coco-{self.info.coco_split[number]}:{self.info.coco_id[number]}" for number in numbers]
+
     def _captions(self, number: int) -> tuple[str, ...]:
         """Return the captions of a picture by its COCO id."""
         if not self.options.captions:
@@ -165,6 +174,7 @@ class Nsd(SpaceReader):
         file = captions_file(self.files, self.options.annotations, str(self.info.coco_split[number]))
         image = int(self.info.coco_id[number])
         found = read_captions(file)
+        # Never an empty tuple: a text encoder would make a target of it as of any other.
         if image not in found:
             raise MissingDataError(f"{file} has no caption of COCO image {image} (picture {number})")
         return found[image]

@@ -65,6 +65,7 @@ class Things(SingleRoot):
 
     def __init__(self, options: ThingsOptions) -> None:
         super().__init__(options)
+        # A root of their own: other people give the pictures out than the responses.
         self.pictures = SourceFiles(options.images or f"{options.root.rstrip('/')}/images", options.signed)
         self._experiments: dict[int, Experiment] = {}
         self._layouts: dict[int, Table] = {}
@@ -150,6 +151,7 @@ class Things(SingleRoot):
         """
         self.check(subject, session)
         shown = self._experiment(subject)
+        # Sessions of one subject lie in one table; its responses are cut the same way.
         own = shown.session == session
         return Trials(shown.trial[own], self._stimuli_of(subject)[own], shown.repeat[own])
 
@@ -225,6 +227,6 @@ class Things(SingleRoot):
         self.check_number(number, len(self.images.names))
         return f"{self.images.concepts[number]}/{self.images.names[number]}"
 
-    def origins(self, numbers: Sequence[int]) -> list[str]:
-        """Return what pictures are in their source, for audits across datasets: `things:dog/dog_12s.jpg`."""
+    def origins(self, numbers: Sequence[int]) -> list[str | None]:
+        """Return what pictures are in the THINGS database: `things:dog/dog_12s.jpg`."""
         return [f"things:{self._picture(number)}" for number in numbers]

@@ -37,8 +37,9 @@ class StimulusInfo:
 
     @property
     def digest(self) -> str:
-        """Digest of what decides captions and shared flags."""
+        """Digest of what decides captions, origins and shared flags."""
         total = hashlib.sha256(self.coco_id.astype("<i8").tobytes() + self.shared.tobytes())
+        total.update((self.coco_split == "train2017").tobytes())
         return total.hexdigest()[:16]
 
 
