@@ -64,7 +64,7 @@ class God(SingleRoot):
 
     def __init__(self, options: GodOptions) -> None:
         super().__init__(options)
-        # Told now: the arrays have no place where imagery could be found missing later.
+        # Told at once: MinD-Vis' arrays hold training and test trials only.
         if options.trials == "imagery" and options.betas == "npz":
             raise OptionError("betas 'npz' hold no imagery trials; read them from bdpy's Subject1.h5...")
         self.responses = FORMS[options.betas](self.files)

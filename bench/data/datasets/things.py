@@ -151,7 +151,7 @@ class Things(SingleRoot):
         """
         self.check(subject, session)
         shown = self._experiment(subject)
-        # Sessions of one subject lie in one table; its responses are cut the same way.
+        # One table and one file of responses hold all sessions of a subject.
         own = shown.session == session
         return Trials(shown.trial[own], self._stimuli_of(subject)[own], shown.repeat[own])
 
