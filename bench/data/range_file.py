@@ -74,6 +74,7 @@ class RangeFile(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         """Return a block; the last few used are kept."""
+        # Kept by last use: an HDF5 file is read through its index, which is asked for again and again.
         if number not in self._blocks:
             offset = number * BLOCK
             self._blocks[number] = self.range(offset, min(BLOCK, self._size - offset))

@@ -44,6 +44,7 @@ class SourceFiles:
         Raises:
             OptionError: If the root has a scheme other than `s3`.
         """
+        # Named here, or `gs://...` would be taken for a local folder that is empty.
         if "://" in root and not root.startswith("s3://"):
             raise OptionError(f"cannot read from {root!r}: a root is a local folder or an s3:// address")
         self.root = root.rstrip("/")
@@ -150,6 +151,7 @@ class SourceFiles:
             return pafs.LocalFileSystem()
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         bucket = self.root.removeprefix("s3://").partition("/")[0]
+        # By process: a client does not survive a fork.
         return _client(bucket, endpoint, self.signed, os.getpid())
 
 

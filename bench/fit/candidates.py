@@ -94,8 +94,10 @@ def select(chosen: Sequence[Candidate], records: Sequence[FitRecord]) -> dict[st
     Ties go to the lower configuration number. Stopped and failed fits are never selected.
     """
     by_id = {record.id: record for record in records}
+    # Earlier stages prepare; what predicts is the last.
     last = {c.recipe: max(d.stage for d in chosen if d.recipe == c.recipe) for c in chosen}
     best: dict[str, dict[int, Candidate]] = {}
+    # Backwards, so that of equal scores the lowest configuration is looked at last and stays.
     for candidate in sorted(chosen, key=lambda c: -c.config):
         record = by_id.get(candidate.plan.id)
         if candidate.stage != last[candidate.recipe] or record is None or record.status != "ok":

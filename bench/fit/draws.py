@@ -22,11 +22,14 @@ def configurations(search: Search, seed: int) -> list[dict[str, Any]]:
     Raises:
         OptionError: If a distribution is unknown or its bounds do not fit.
     """
+    # Not NumPy's newer generator: Tune's domains draw from this kind.
     rng = np.random.RandomState(seed)
+    # Sorted, so that the order of a recipe's lines changes no draw.
     domains = {key: _domain(key, spec) for key, spec in sorted(search.space.items())}
     drawn: list[dict[str, Any]] = [{}]
     if not domains:
         return drawn
+    # One generator for all configurations: more trials begin with the fewer.
     for _ in range(search.trials - 1):
         drawn.append({key: domain.sample(random_state=rng) for key, domain in domains.items()})
     return drawn

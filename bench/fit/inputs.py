@@ -79,6 +79,7 @@ def streams(
     }
     subjects = {subject: inputs.subjects[subject] for subject in plan.subjects}
     for subject, trials in subjects.items():
+        # Looked at here, where every fit passes, and not trusted to who loaded the data.
         if len(trials.rows("test")):
             raise BadDataError(f"subject {subject}: {len(trials.rows('test'))} test trials were handed to a fit")
     place = resident(device, subjects.values(), [table.values for table in targets.values()])

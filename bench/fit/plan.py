@@ -103,6 +103,7 @@ def plan_stage(
         OptionError: If several workers are to share the fit of an encoder that does not train in batches.
     """
     encoder = registry.load("encoder", stage.encoder)
+    # Filled in: a default that is written out is the same fit, and one that changes later is another.
     filled = options.build(encoder.Options, stage.options, f"options of encoder {stage.encoder!r}")
     return FitPlan(
         encoder=(stage.encoder, encoder.version),
@@ -117,6 +118,7 @@ def plan_stage(
         workers=_shareable(stage, filled),
         seed=seed,
         control=control,
+        # The whole ancestry through one address: it is part of the parent's own.
         parent=parent.id if parent else None,
     )
 
@@ -190,6 +192,7 @@ def _parent(
     """
     if stage.init_from is None:
         return None
+    # The same subject's fit or the joint one; a stage has one kind, so at most one matches.
     for earlier, plan in planned[stage.init_from]:
         if earlier in (target, None):
             return plan

@@ -22,6 +22,7 @@ from encoders.base import Encoder, Head
 def cache_key(encoder: Encoder, plan: FitPlan) -> str:
     """Return the address of what `precompute` returns: its inputs and the options it names, nothing else."""
     named = {name: plan.options[name] for name in encoder.precompute_options}
+    # Of heads only the voxels: targets may not enter, so fits of other targets share the arrays.
     rois = {name: spec["roi"] for name, spec in plan.heads.items()}
     pairs = plan.seed if plan.control == "shuffled" else None
     inputs = [plan.subjects, plan.shards, plan.sessions, plan.split, plan.normalise, plan.averaging, rois, pairs]
@@ -41,8 +42,10 @@ def precomputed(
     folder, key = runs / "precompute", cache_key(encoder, plan)
     if not folder.exists(f"{key}.npz"):
         with _turn(key):
+            # Asked again under the lock: whoever held it before may just have written the file.
             if not folder.exists(f"{key}.npz"):
                 return _computed(encoder, data, heads, folder, f"{key}.npz")
+    # Never unpickled: the folder may be shared with others.
     with np.load(io.BytesIO(folder.read_bytes(f"{key}.npz")), allow_pickle=False) as arrays:
         return dict(arrays)
 

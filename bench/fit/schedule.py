@@ -31,6 +31,7 @@ class GroupedScheduler(TrialScheduler):
         group = self._group_of(trial.config)
         if group not in self._groups:
             self._groups[group] = self._make(group)
+            # Tune sets these once on the scheduler it knows, which is before any group is made.
             self._groups[group].set_search_properties(*self._objective)
         return self._groups[group]
 
@@ -61,6 +62,7 @@ class GroupedScheduler(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:  # noqa: ANN401 - Tune's own controller
         """Return the next trial in the order they were added."""
+        # No group may choose: each sees only its own trials, and one would starve the others.
         return FIFOScheduler().choose_trial_to_run(tune_controller)
 
     def debug_string(self) -> str:

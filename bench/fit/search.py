@@ -67,6 +67,7 @@ def run_candidates(chosen: Sequence[Candidate], refs: DataRefs, runs: Folder, ad
     Raises:
         ReconbenchError: If every fit of a recipe failed; the message gives the first error.
     """
+    # Stage by stage: a fit starts from the saved state of its parent.
     for stage in sorted({candidate.stage for candidate in chosen}):
         wave = {c.plan.id: c for c in chosen if c.stage == stage}
         todo = [c for c in wave.values() if not _ended(c.plan, runs) and _can_start(c.plan, runs)]
@@ -107,6 +108,7 @@ def _can_start(plan: FitPlan, runs: Folder) -> bool:
 def _tune(todo: Sequence[Candidate], refs: DataRefs, runs: Folder, advance: Advance) -> None:
     """Run fits as plain Tune function trials, then record those the scheduler stopped."""
     by_id = {candidate.plan.id: candidate for candidate in todo}
+    # References, not arrays: a trial's arguments are pickled, and the data lie in shared memory already.
     trainable = tune.with_parameters(_trial, refs=refs, runs=runs, candidates=by_id)
     gpus = cluster.gpus() > 0
     resources = tune.with_resources(
@@ -135,6 +137,7 @@ def _tuner(
     workers = max(candidate.plan.workers for candidate in by_id.values())
     return tune.Tuner(
         trainable,
+        # By group: with fewer places than fits the configurations of one subject run side by side, as ASHA compares.
         param_space={"fit": tune.grid_search(sorted(by_id, key=lambda i: (by_id[i].group, by_id[i].config)))},
         tune_config=tune.TuneConfig(
             metric=METRIC,

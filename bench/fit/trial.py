@@ -102,9 +102,11 @@ def run_fit(
         BadDataError: If test trials are among the inputs.
     """
     done = read_fit(runs, plan.id)
+    # A failed one is tried again: what failed may have passed, such as a full disk.
     if done is not None and done.status != "failed":
         return done
     folder = runs / "fits" / plan.id
+    # Before the fit: a fit that is killed leaves what it was.
     folder.write_json("plan.json", plan)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,6 +131,7 @@ def run_fit(
         },
     )
     folder.write_json(FIT_RECORD, record)
+    # Only now: a kill before the record would need it again.
     (folder / "checkpoint").delete()
     return record
 
@@ -208,6 +211,7 @@ def _selection_score(encoder: Encoder, data: Mapping[int, SubjectStream], heads:
         data: The subjects' single trials.
         heads: The heads of the fit.
     """
+    # JSON has no NaN, and None sorts below any score.
     value = validation_correlation(encoder.predict, data, heads) if heads else math.nan
     return None if math.isnan(value) else value
 
