@@ -152,9 +152,8 @@ def test_only_fsaverage_says_where_data_are_missing(surface, space):
         assert table.left_out > 0
 
 
+@pytest.mark.parametrize("space", ["fsaverage"], indirect=True)  # native surfaces store 0 for NaN
 def test_the_sessions_prepared_decide_together(surface, space):
-    if space != "fsaverage":
-        pytest.skip("native surfaces store 0 for NaN")
     mask = surface.labels["streams"] > 0
     tables = {}
     for sessions in ((1,), (2,), (1, 2), (2, 1)):
@@ -199,10 +198,9 @@ def patterned(tmp_path_factory) -> Surface:
     return write_surface(tmp_path_factory.mktemp("patterned"), "fsaverage")
 
 
+@pytest.mark.parametrize("space", ["fsaverage"], indirect=True)  # native surfaces store 0 for NaN
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_nan_in_a_valid_vertex_names_file_session_and_trial(own, space, value):
-    if space != "fsaverage":
-        pytest.skip("native surfaces store 0 for NaN")
     sides = own.betas[2][:, COUNTS["lh"] :].copy()
     vertex = next(int(v) for v in own.chosen(own.labels["nsdgeneral"] > 0) if v >= COUNTS["lh"]) - COUNTS["lh"]
     sides[17, vertex] = value

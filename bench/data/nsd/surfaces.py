@@ -124,11 +124,11 @@ def check_finite(betas: np.ndarray, vertices: np.ndarray, where: str) -> None:
     Raises:
         BadDataError: If they do; the message names vertex and trial.
     """
-    wrong = ~np.isfinite(betas)
-    if wrong.any():
-        trial, place = np.argwhere(wrong)[0]
+    finite = np.isfinite(betas)
+    if not finite.all():
+        trial, place = np.argwhere(~finite)[0]
         raise BadDataError(
-            f"{where}: {int(wrong.any(axis=0).sum())} vertices that have valid data in the first trial of every "
+            f"{where}: {int((~finite).any(axis=0).sum())} vertices that have valid data in the first trial of every "
             f"prepared session are NaN or infinite, such as vertex {vertices[place]} in trial {trial} (from 0)"
         )
 
