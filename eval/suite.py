@@ -152,10 +152,9 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     given = {"images": True, "predictions": latents, "true latents": latents, "betas": betas}
     reasons = {spec.name: _missing(spec, len(truth), given) for spec in chosen.metrics}
     wanted = [spec for spec in chosen.metrics if reasons[spec.name] is None]
-    networks = dict.fromkeys(spec.feature.network for spec in wanted if spec.feature)
     extra = _found(plugins, chosen)
     # All weights are looked for before anything is computed: a missing file must not cost an hour.
-    digests = {network.name: network_weights.digest(network, weights) for network in networks}
+    digests = _digests(wanted, weights)
     more = {name: digest for plugin in extra for name, digest in plugin.digests(weights).items()}
     place = torch.device(device)
     job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
@@ -163,13 +162,30 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     inputs = Inputs(stacked, truth, weights, place, batch)
     for plugin in extra:
         per_image |= {name: each.numpy() for name, each in plugin.values(inputs).items()}
-    # The same draws for all metrics: their intervals come from the same resampled images.
-    estimates = dict(zip(per_image, statistics.bootstraps(list(per_image.values()), seed=seed), strict=True))
-    results = [_result(spec, reasons[spec.name], estimates) for spec in chosen.metrics]
-    results += [_told(c.name, estimates[c.name], c.higher_is_better) for plugin in extra for c in plugin.columns]
+    results = _results(chosen, extra, reasons, per_image, seed)
     versions = {plugin.name: plugin.version for plugin in extra}
     named = chosen.name, chosen.version
-    return Scores(*named, tuple(results), per_image, digests | more, stacked.shape[1], precision, versions)
+    return Scores(*named, results, per_image, digests | more, stacked.shape[1], precision, versions)
+
+
+def _digests(specs: Sequence[MetricSpec], weights: Path | str | None) -> dict[str, str]:
+    """Return the digest of the weights of each network that the metrics take, in their order."""
+    networks = dict.fromkeys(spec.feature.network for spec in specs if spec.feature)
+    return {network.name: network_weights.digest(network, weights) for network in networks}
+
+
+def _results(
+    protocol: Protocol,
+    extra: Sequence[Plugin],
+    reasons: Mapping[str, str | None],
+    per_image: Mapping[str, Array],
+    seed: int,
+) -> tuple[MetricResult, ...]:
+    """Return the means with their uncertainty: the protocol's metrics, computed or not, and those of plug-ins."""
+    # The same draws for all metrics: their intervals come from the same resampled images.
+    estimates = dict(zip(per_image, statistics.bootstraps(list(per_image.values()), seed=seed), strict=True))
+    own = [_result(spec, reasons[spec.name], estimates) for spec in protocol.metrics]
+    return (*own, *(_told(c.name, estimates[c.name], c.higher_is_better) for each in extra for c in each.columns))
 
 
 def _found(plugins: Sequence[str | Plugin], protocol: Protocol) -> list[Plugin]:
@@ -193,27 +209,31 @@ def _check(
 ) -> None:
     check_images(truth, "truth", (4,))
     check_images(reconstructions, "reconstructions", (4, 5))
-    n = len(truth)
-    if len(reconstructions) != n:
-        raise ValueError(f"{len(reconstructions)} reconstructions for {n} truths: every image needs its own")
+    if len(reconstructions) != len(truth):
+        raise ValueError(f"{len(reconstructions)} reconstructions for {len(truth)} truths: every image needs its own")
     shown, true = tuple(reconstructions.shape[-2:]), tuple(truth.shape[-2:])
     if shown[0] != shown[1] and shown == true[::-1]:
         raise ValueError(
             f"reconstructions are {shown} high and wide, the truth {true}: height and width look exchanged"
         )
-    if latents is not None and latents[0].shape != latents[1].shape:
-        shapes = tuple(latents[0].shape), tuple(latents[1].shape)
-        raise ValueError(f"predicted latents {shapes[0]} and true latents {shapes[1]} must have one shape")
-    tables = {"predicted latents": latents and latents[0], "true latents": latents and latents[1]}
-    for name, values in (tables | {"test betas": betas and betas[0]}).items():
-        if values is None:
-            continue
-        if values.ndim < 2 or len(values) != n or not values.is_floating_point():
-            kind = f"{tuple(values.shape)} {values.dtype}"
-            raise ValueError(f"{name} must be floating point with a row for each of {n} images; got {kind}")
-        bad = ~values.isfinite().flatten(1).all(1)
-        if bad.any():
-            raise ValueError(f"{name} of image {int(bad.nonzero()[0])} are not finite")
+    if latents is not None:
+        if latents[0].shape != latents[1].shape:
+            shapes = tuple(latents[0].shape), tuple(latents[1].shape)
+            raise ValueError(f"predicted latents {shapes[0]} and true latents {shapes[1]} must have one shape")
+        for name, values in zip(("predicted latents", "true latents"), latents, strict=True):
+            _check_rows(values, name, len(truth))
+    if betas is not None:
+        _check_rows(betas[0], "test betas", len(truth))
+
+
+def _check_rows(values: Tensor, name: str, n: int) -> None:
+    """Check that there is a row of finite numbers for each of N images."""
+    if values.ndim < 2 or len(values) != n or not values.is_floating_point():
+        kind = f"{tuple(values.shape)} {values.dtype}"
+        raise ValueError(f"{name} must be floating point with a row for each of {n} images; got {kind}")
+    bad = ~values.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise ValueError(f"{name} of image {int(bad.nonzero()[0])} are not finite")
 
 
 def _missing(spec: MetricSpec, n: int, given: Mapping[str, object]) -> str | None:

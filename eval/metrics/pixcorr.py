@@ -85,7 +85,7 @@ def _laid(images: Tensor) -> tuple[Tensor, Tensor]:
 def _columns(laid: Tensor) -> tuple[Tensor, ...]:
     """Split pictures that are laid out planes last into `(rows, B * C)` blocks, whose doubles fit in the cache."""
     values = laid.permute(2, 3, 0, 1).flatten(2).flatten(0, 1)
-    return values.split(max(1, CHUNK_BYTES // (32 * values.shape[1])))
+    return values.split(max(1, CHUNK_BYTES // (8 * values.shape[1])))
 
 
 def _per_picture(totals: Tensor, images: Tensor) -> Tensor:

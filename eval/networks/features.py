@@ -106,8 +106,9 @@ class Extractor:
         for step in (self.first, self.resize):
             pixels = step(pixels) if step else pixels
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
-        scaled = pixels if self.scale == 1 else pixels * self.scale
-        return (scaled - mean).div_(std)
+        # In place, but never the caller's: fresh memory of that size costs more than the arithmetic.
+        owned = pixels if pixels.data_ptr() != images.data_ptr() else pixels.clone()
+        return (owned if self.scale == 1 else owned.mul_(self.scale)).sub_(mean).div_(std)
 
 
 def distinct(images: Tensor) -> Places:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import gc
+import itertools
 import resource
 import tempfile
 import time
@@ -29,9 +31,9 @@ from torch.nn import functional
 from torchvision import transforms
 
 from eval.images import Resize
-from eval.metrics.correlation_distance import correlation_distance
 from eval.metrics.identification import two_way_identification
 from eval.networks import weights
+from eval.networks.base import Network
 from eval.protocols.base import MetricSpec, Protocol, find
 from eval.statistics import RESAMPLES, bootstraps
 from eval.suite import score
@@ -40,6 +42,9 @@ SSIM = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, 
 PROTOCOL = find("mindeye2")
 FEATURES = tuple(metric for metric in PROTOCOL.metrics if metric.feature)
 Work = Callable[[], object]
+Array = np.ndarray
+Passes = Callable[[MetricSpec], Callable[[Tensor], Array]]
+"""Of a metric, what takes all of its preprocessed pictures through its network."""
 
 
 def pictures(pairs: int, size: int) -> tuple[Tensor, Tensor]:
@@ -126,22 +131,26 @@ def notebook_features(module: nn.Module, metric: MetricSpec, images: Tensor, bat
     return torch.cat(parts).numpy()
 
 
-def notebook(shown: Tensor, truth: Tensor, folder: Path, device: torch.device, batch: int) -> dict[str, float]:
+def notebook(shown: Tensor, truth: Tensor, device: torch.device, passes: Passes) -> dict[str, float]:
     """All eight metrics, one after the other: each resizes everything and runs its network on both sides."""
     first = transforms.Resize((256, 256), antialias=False)
     shown, truth = (first(side.float() / 255).to(device) for side in (shown, truth))
     values = {"pixcorr": notebook_pixcorr(shown, truth), "ssim": notebook_ssim(shown, truth)}
     for metric in FEATURES:
-        assert metric.feature is not None
-        module = weights.load(metric.feature.network, folder, device)
-        gt, fake = (
-            notebook_features(module, metric, notebook_preprocess(side, metric), batch) for side in (truth, shown)
-        )
+        through = passes(metric)
+        gt, fake = (through(notebook_preprocess(side, metric)) for side in (truth, shown))
         compare = notebook_identification if metric.kind == "identification" else notebook_distance
         values[metric.name] = compare(fake, gt)
     for value in values:
         notebook_bootstrap(np.full(len(truth), values[value]))
     return values
+
+
+def notebook_passes(metric: MetricSpec, folder: Path, device: torch.device, batch: int) -> Callable[[Tensor], Array]:
+    """Load a metric's network."""
+    assert metric.feature is not None
+    module = weights.load(metric.feature.network, folder, device)
+    return lambda images: notebook_features(module, metric, images, batch)
 
 
 # -- Timing ------------------------------------------------------------------------------------------------------------
@@ -197,7 +206,7 @@ def forward_part(given: argparse.Namespace, folder: Path) -> None:
     sides: dict[str, Work] = {
         "bare": lambda: bare(folder, device, given.pairs, given.batch),
         "suite": lambda: score(shown, truth, protocol, folder, device, features=cache, batch=given.batch),
-        "loop": lambda: notebook(shown, truth, folder, device, given.batch),
+        "loop": lambda: notebook(shown, truth, device, lambda m: notebook_passes(m, folder, device, given.batch)),
     }
     seconds, results = best(sides, given)
     ours, theirs = results["suite"], results["loop"]
@@ -211,64 +220,70 @@ def forward_part(given: argparse.Namespace, folder: Path) -> None:
 
 # -- What is not a forward pass ----------------------------------------------------------------------------------------
 
-WIDTHS = {"alex2": 192 * 31 * 31, "alex5": 256 * 15 * 15, "inception": 2048, "clip": 768}
+WIDTHS = {"alex2": 192 * 31 * 31, "alex5": 256 * 15 * 15, "inception": 2048, "clip": 768, "effnet": 1280, "swav": 2048}
 
 
 def rest_part(given: argparse.Namespace, _: Path) -> None:
-    """Print loop / suite for each part that is not a forward pass, and for their sum."""
+    """Print loop / suite for all that is not a forward pass, and for parts of it.
+
+    Both sides score the same pictures from beginning to end with networks that hand out stored features instead of
+    computing them, so that nothing either of them does beside forward passes is left out.
+    """
     shown, truth = pictures(given.pairs, 425)
     generator = torch.Generator().manual_seed(0)
     features = {name: torch.randn(2, given.pairs, width, generator=generator) for name, width in WIDTHS.items()}
-    pooled = torch.randn(2, given.pairs, 2048, generator=generator)
     columns = list(np.random.default_rng(0).random((len(FEATURES), given.pairs)))
+    whole, cache = without_passes({name: pair[0] for name, pair in features.items()}), {}
+    score(shown, truth, whole, "untrained", features=cache, batch=given.batch)
     pairs: dict[str, tuple[Work, Work]] = {
-        "both pixel metrics": (lambda: score(shown, truth, pixels(0, 1)), lambda: pixel_loop(shown, truth, 0, 1)),
-        "PixCorr": (lambda: score(shown, truth, pixels(0)), lambda: pixel_loop(shown, truth, 0)),
-        "SSIM": (lambda: score(shown, truth, pixels(1)), lambda: pixel_loop(shown, truth, 1)),
+        "both pixel metrics": (
+            lambda: score(shown, truth, pixels(0, 1), features=cache),
+            lambda: pixel_loop(shown, truth, 0, 1),
+        ),
+        "PixCorr": (lambda: score(shown, truth, pixels(0), features=cache), lambda: pixel_loop(shown, truth, 0)),
+        "SSIM": (lambda: score(shown, truth, pixels(1), features=cache), lambda: pixel_loop(shown, truth, 1)),
         "identification": (
-            lambda: [float(two_way_identification(*pair).mean()) for pair in features.values()],
-            lambda: [notebook_identification(*(side.numpy() for side in pair)) for pair in features.values()],
+            lambda: [float(two_way_identification(*features[m.name]).mean()) for m in FEATURES[:4]],
+            lambda: [notebook_identification(*(side.numpy() for side in features[m.name])) for m in FEATURES[:4]],
         ),
-        "distance": (
-            lambda: float(correlation_distance(*pooled).mean()),
-            lambda: notebook_distance(*(side.numpy() for side in pooled)),
-        ),
-        "resizing for the networks": (lambda: resizing(shown), lambda: resizing_loop(shown, truth)),
-        # Of the metrics of networks; those of pixels have theirs above. Both sides take as many resamples.
         "bootstrap": (lambda: bootstraps(columns), lambda: [notebook_bootstrap(values) for values in columns]),
+        "all that is not a forward pass": (
+            lambda: score(shown, truth, whole, "untrained", features=cache, batch=given.batch),
+            lambda: notebook(shown, truth, torch.device("cpu"), lambda m: lambda _: features[m.name][0].numpy()),
+        ),
     }
-    total = np.zeros(2)
     for name, (ours, theirs) in pairs.items():
         seconds, _ = best({"suite": ours, "loop": theirs}, given)
         report(name, seconds["suite"], seconds["loop"])
-        if name not in ("PixCorr", "SSIM"):  # both are in "both pixel metrics"
-            total += seconds["suite"], seconds["loop"]
-    report("all that is not a forward pass", *total)
+
+
+def without_passes(features: Mapping[str, Tensor]) -> Protocol:
+    """Return the protocol's eight metrics on networks that hand out stored features."""
+    taps: dict[str, dict[str, Tensor]] = {}
+    for metric in FEATURES:
+        taps.setdefault(metric.feature.network.name, {})[metric.feature.tap] = features[metric.name]
+    networks = {network.name: stored(network, taps[network.name]) for network in PROTOCOL.networks}
+    entries = {m.name: dataclasses.replace(m.feature, network=networks[m.feature.network.name]) for m in FEATURES}
+    metrics = (dataclasses.replace(m, feature=entries.get(m.name)) for m in PROTOCOL.metrics[:8])
+    return dataclasses.replace(PROTOCOL, metrics=tuple(metrics))
+
+
+def stored(network: Network, taps: Mapping[str, Tensor]) -> Network:
+    """Return a network of one small layer that gives the next rows of stored features for each batch."""
+    pairs, place = len(next(iter(taps.values()))), itertools.count()
+    rows = iter(lambda: next(place) % pairs, None)
+
+    def forward(module: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
+        mine = list(itertools.islice(rows, len(pixels)))
+        return {tap: values[mine[0] : mine[-1] + 1] for tap, values in taps.items()}
+
+    build = functools.partial(nn.Conv2d, 3, 3, 1)
+    return dataclasses.replace(network, taps=tuple(taps), build=build, forward=forward, unused=(), companion=None)
 
 
 def report(name: str, suite: float, loop: float) -> None:
     """Print one ratio."""
     print(f"{name:<32} suite {suite:.3f} s  loop {loop:.3f} s  loop / suite {loop / suite:.1f}", flush=True)
-
-
-def resizing(shown: Tensor) -> None:
-    """What the suite resizes for the networks: reconstructions alone, the first step once, each size once."""
-    first = PROTOCOL.first
-    assert first is not None
-    for start in range(0, len(shown), 16):
-        once = first(shown[start : start + 16].float().div_(255))
-        for step in dict.fromkeys(m.feature.resize for m in FEATURES if m.feature):
-            if step is not None:
-                step(once)
-
-
-def resizing_loop(shown: Tensor, truth: Tensor) -> None:
-    """What the notebooks resize: both sides, for every metric."""
-    first = transforms.Resize((256, 256), antialias=False)
-    sides = [first(side.float() / 255) for side in (shown, truth)]
-    for metric in FEATURES:
-        for side in sides:
-            notebook_preprocess(side, metric)
 
 
 def pixels(*wanted: int) -> Protocol:
@@ -289,7 +304,7 @@ def pixel_loop(shown: Tensor, truth: Tensor, *wanted: int) -> None:
 
 
 def memory_part(given: argparse.Namespace, folder: Path) -> None:
-    """Print the peak of memory of 982 pairs at 425 px under every metric of AlexNet and of pixels.
+    """Print the peak of memory of 982 pairs at 425 px under every metric of AlexNet and of pixels, with a cache.
 
     AlexNet's second layer holds 31 times the features of all other networks together; CLIP has the largest weights,
     1.2 GB, and is alone in memory when they are read.
@@ -298,9 +313,11 @@ def memory_part(given: argparse.Namespace, folder: Path) -> None:
     before = peak_gb()
     wanted = tuple(m for m in PROTOCOL.metrics if m.name in ("pixcorr", "ssim", "alex2", "alex5"))
     started = time.monotonic()
-    score(shown, truth, dataclasses.replace(PROTOCOL, metrics=wanted), folder, given.device, batch=given.batch)
-    print(f"982 pairs at 425 px: {peak_gb():.2f} GB at the peak, {before:.2f} GB before the suite, "
-          f"{time.monotonic() - started:.0f} s")  # fmt: skip
+    protocol, cache = dataclasses.replace(PROTOCOL, metrics=wanted), {}
+    for what in ("truth not yet cached", "truth cached"):
+        score(shown, truth, protocol, folder, given.device, features=cache, batch=given.batch)
+        print(f"982 pairs at 425 px, {what}: {peak_gb():.2f} GB at the peak so far, {before:.2f} GB before the suite, "
+              f"{time.monotonic() - started:.0f} s since", flush=True)  # fmt: skip
 
 
 def precision_part(given: argparse.Namespace, folder: Path) -> None:
