@@ -112,8 +112,8 @@ def test_targets_do_not_depend_on_the_batch(generator, stimuli, encoded, count):
             np.testing.assert_allclose(again[key], encoded[key][rows], rtol=1e-4, atol=1e-4)
 
 
-def test_unknown_target(generator, stimuli, count):
-    with pytest.raises(UnknownNameError, match="unknown target 'nothing'"):
+def test_unknown_target(name, generator, stimuli, count):
+    with pytest.raises(UnknownNameError, match=f"unknown target 'nothing' in generator '{name}'"):
         generator.encode(stimuli, ["nothing"], list(range(count)))
 
 

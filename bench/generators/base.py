@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from bench.errors import UnknownNameError
+
 
 @dataclass(frozen=True)
 class TargetSpec:
@@ -148,6 +150,18 @@ class Generator(abc.ABC):
         Returns:
             For each name `(B, *shape)` on the CPU, in the spec's dtype.
         """
+
+    def check_targets(self, names: Sequence[str]) -> None:
+        """Raise unless all names are targets of this generator.
+
+        Raises:
+            UnknownNameError: If one is not; the nearest is offered.
+        """
+        # The registry's rule: the file or package in this folder gives the name in recipes.
+        own = type(self).__module__.removeprefix("bench.generators.").partition(".")[0].replace("_", "-")
+        for name in names:
+            if name not in self.targets:
+                raise UnknownNameError("target", name, self.targets, f"generator {own!r}")
 
     def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Make pictures.

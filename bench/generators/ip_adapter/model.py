@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from bench.errors import UnknownNameError
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.checkpoints import CheckpointOptions, find, weights_digest, weights_size
 from bench.generators.frozen import Precision, dtype_of, module_size
@@ -125,9 +124,7 @@ class IpAdapter(Generator):
         Raises:
             UnknownNameError: If a name is not a target.
         """
-        for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, "generator 'ip-adapter'")
+        self.check_targets(names)
         with torch.no_grad():
             return {
                 name: torch.cat(

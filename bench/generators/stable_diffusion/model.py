@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from bench.errors import BadDataError, UnknownNameError
+from bench.errors import BadDataError
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.checkpoints import CheckpointOptions, weights_digest, weights_size
 from bench.generators.frozen import Precision, dtype_of, module_size
@@ -114,9 +114,7 @@ class StableDiffusion(Generator):
             UnknownNameError: If a name is not a target.
             BadDataError: If `text` is asked for and a stimulus has no caption.
         """
-        for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, "generator 'stable-diffusion'")
+        self.check_targets(names)
         # Each size is encoded by itself: a latent of 40 x 40 is not the shrunken one of 64 x 64.
         sizes = {"z": SMALL_SIZE, "z512": SIZE}
         with torch.no_grad():

@@ -81,9 +81,7 @@ class TinyDiffusion(Generator):
         Raises:
             UnknownNameError: If a name is not a target.
         """
-        for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, "generator 'tiny-diffusion'")
+        self.check_targets(names)
         latents = self.space.encode(stimuli.images).cpu() if names else torch.empty(0)
         return dict.fromkeys(names, latents)
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from bench.errors import BadDataError, UnknownNameError
+from bench.errors import BadDataError
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.frozen import seeded
 from bench.generators.tiny_diffusion import latent_space
@@ -123,9 +123,7 @@ class TinyGuided(Generator):
             UnknownNameError: If a name is not a target.
             BadDataError: If text is asked for and a stimulus has no caption.
         """
-        for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, "generator 'tiny-guided'")
+        self.check_targets(names)
         found: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             if {"latent", "tokens"} & set(names):

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from bench.errors import BadDataError, UnknownNameError
+from bench.errors import BadDataError
 from bench.generators import checkpoints
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.checkpoints import CheckpointOptions
@@ -94,9 +94,7 @@ class Vdvae(Generator):
             UnknownNameError: If a name is not a target.
             BadDataError: If numbers overflow in half precision.
         """
-        for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, "generator 'vdvae'")
+        self.check_targets(names)
         if not names:
             return {}
         rows = _checked_seeds(seeds, len(stimuli.images))

@@ -106,9 +106,7 @@ class VersatileDiffusion(Generator):
             UnknownNameError: If a name is not a target.
             BadDataError: If `text` is asked for and a stimulus has no caption.
         """
-        for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, f"generator {_NAME!r}")
+        self.check_targets(names)
         made = {
             "vision": lambda: self.embeddings.vision(stimuli.images),
             "text": lambda: self.embeddings.mean_text(stimuli.captions),
