@@ -182,6 +182,7 @@ def test_corrupt_shard_is_named(tiny_shards: Folder, tmp_path: Path, capsys: pyt
 def test_fit_never_receives_test_trials(tiny_shards: Folder, ray_session: None) -> None:
     import ray
 
+    from bench.fit.inputs import FitInputs, streams
     from bench.fit.plan import FitPlan
     from bench.workspace import open_data
 
@@ -189,7 +190,7 @@ def test_fit_never_receives_test_trials(tiny_shards: Folder, ray_session: None) 
     both = ray.get(data.load([1], (("train", "test"),))[0][1])
     plan = FitPlan(("knn", 1), {}, {}, (1,), "", None, {}, "session", 0)
     with pytest.raises(BadDataError, match="test trials were handed to a fit"):
-        trial._streams(plan, trial.FitInputs({1: both}, {}), torch.device("cpu"))
+        streams(plan, FitInputs({1: both}, {}), torch.device("cpu"), {})
 
 
 def test_numbers() -> None:
