@@ -21,8 +21,8 @@ from eval.protocols.base import MetricSpec
 
 PIXELS = "pixels"
 """Stands in caches where features have their network."""
-MOST_KEPT = 1 << 30
-"""Bytes of prepared truths that a cache is given: 290 pictures at 425 px under PixCorr and SSIM. Further pictures are
+MOST_KEPT = 1 << 29
+"""Bytes of prepared truths that a cache is given: 150 pictures at 425 px under PixCorr and SSIM. Further pictures are
 prepared each time, which costs less than memory without bound."""
 
 

@@ -67,12 +67,10 @@ class Extractor:
         for start in range(0, len(images), self.batch):
             tapped = self._tapped(images[start : start + self.batch])
             for tap in taps:
-                values = tapped[tap].flatten(1).float()
+                values = self._check(tapped[tap].flatten(1).float(), tap)
                 if tap not in features:  # filled in place: joining batches at the end would need twice the memory
                     features[tap] = torch.empty(len(images), values.shape[1])
                 features[tap][start : start + self.batch] = values.cpu()
-        for tap, values in features.items():
-            self._check(values, tap)
         return features
 
     def one_batch(self, images: Tensor, tap: str) -> Tensor:
@@ -97,6 +95,7 @@ class Extractor:
             return self.network.forward(self.module, self._pixels(images.to(device)))
 
     def _check(self, values: Tensor, tap: str) -> Tensor:
+        # Of a batch, not of all: torch makes a copy in float64 for this sum.
         if not values.sum(dtype=torch.float64).isfinite():
             raise ValueError(f"{self.network.name} {tap} gave features that are not finite")
         return values
