@@ -19,7 +19,7 @@ from bench.data.write_shards import png
 from bench.errors import MissingDataError, OptionError, UnknownNameError
 from bench.simulate import simulate_shards
 from bench.storage import Folder
-from bench.workspace import open_data, pictures
+from bench.workspace import open_data, pictures, scored_pictures
 from eval import noise_ceiling
 
 SESSIONS = 20
@@ -125,6 +125,10 @@ def test_shards_hold_what_is_drawn(shards):
     manifest, made = read_manifest(shards), dataset(TINY, 1, 2)
     assert shards.path.split("/")[-2] == "nsd-sim-tiny"
     assert manifest.voxels == {"1": 124, "2": 112}
+    assert (
+        manifest.unit == "percent signal change"
+        and made.unit.doubt(made.read_session(1, 1, made.voxels(1)).betas, made.scale) == ""
+    )
     assert manifest.source["label_names"]["prf-visualrois"]["hV4"] == 7
     for subject, session in ((1, 1), (1, 2), (2, 1)):
         table = shards.read_table(session_path(subject, session))
@@ -154,6 +158,8 @@ def test_stimuli_without_pictures_are_known_but_cannot_be_shown(shards):
     assert set(shown) == set(np.concatenate([made.trials(s, n).stimulus for s, n in made.sessions()])) & set(
         (made._design.sharedix[0] - 1).tolist()
     )
+    # The audit must know that no model can have seen what is drawn.
+    assert set(scored_pictures(data, shown).origins) == {f"simulated:{number}" for number in shown}
     with pytest.raises(MissingDataError, match=rf"holds no picture of stimuli \[{shown[0]}\]"):
         pictures(data, shown[:1])
 

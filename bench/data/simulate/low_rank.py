@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.datasets.base import Dataset, SessionTrials, Stimulus, Trials, VoxelTable
+from bench.data.datasets.base import BetaUnit, Dataset, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.nsd.volumes import DTYPE, SCALE
 from bench.data.simulate.anatomy import ROI_LABELS, Anatomy, build_anatomy
 from bench.data.simulate.design import IMAGES, TRIALS, simulate_design
@@ -105,6 +105,7 @@ class LowRankNsd(Dataset):
     caption_source = "simulator"
     dtype = DTYPE.str
     scale = SCALE
+    unit = BetaUnit("percent signal change", 0.3, 30.0, "drawn with the spread of Allen et al. 2022")
 
     def __init__(self, options: LowRankOptions, subjects: Mapping[int, LowRankSubject]) -> None:
         super().__init__(options)
@@ -157,6 +158,10 @@ class LowRankNsd(Dataset):
         signal = self._latents[shown.stimulus] @ drawn.loadings
         betas = to_int16(session_betas(drawn.voxels, session, signal))
         return shown.with_betas(betas, 0)
+
+    def origins(self, numbers: Sequence[int]) -> list[str | None]:
+        """Return that all pictures are drawn: they stand in no other set."""
+        return [f"simulated:{number}" for number in numbers]
 
     def stimuli(self, numbers: Sequence[int]) -> Iterator[Stimulus]:
         """Yield the stimuli, with scenes and captions where pictures were asked for."""
