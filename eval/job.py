@@ -5,7 +5,6 @@ Shape legend: N images, S samples of an image, D features, V voxels.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ Features `(N, D)` in float32; under the network "pixels", what pixel metrics nee
 
 
 MOST_BYTES = 2 << 30
-"""Pictures after the first step are kept up to here; beyond, each network does that step again."""
+"""Reconstructions after the first step are kept up to here; beyond, each network does that step again."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Job:
 
     Attributes:
         reconstructions: `(N, S, 3, H, W)`.
-        truth: `(N, 3, H, W)` as given; see `true`.
-        first: The protocol's first step.
+        truth: `(N, 3, H, W)` as given.
+        first: The protocol's first step, for reconstructions; None once it has been done.
         weights: Folder of weights, "untrained", or None.
         digests: Digest of the weights by network.
         device: Where to compute.
@@ -49,7 +48,7 @@ class Job:
         latents: Predicted and true, `(N, D)`.
         betas: Measured `(N, V)` and the encoding model.
         precision: Of the networks' forward passes.
-        protocol_first: The protocol's first step; `first` is None once it has been done.
+        protocol_first: The same, for truths, whom it is never done ahead: nobody needs it of a cached one.
         truth_digest: Of the truths as they were given, where there is a cache.
         places: For each sample, which of its pictures are the same.
     """
@@ -68,16 +67,6 @@ class Job:
     protocol_first: Step | None = None
     truth_digest: str = ""
     places: tuple[Places, ...] = ()
-
-    @functools.cached_property
-    def true(self) -> Tensor:
-        """The truths as the reconstructions are: after the protocol's first step, unless that is still to be done.
-
-        Made when it is first asked for: with everything cached, nobody does.
-        """
-        if self.protocol_first is None or self.first is not None:
-            return self.truth
-        return _resized(self.truth, self.protocol_first, self.device)
 
     @property
     def samples(self) -> list[Tensor]:
@@ -102,8 +91,8 @@ def prepared(job: Job, networks: bool) -> Job:
 
 
 def _bytes_after(job: Job, first: Resize | PilResize) -> int:
-    """Bytes of all pictures in float32 after the first step."""
-    pictures = len(job.truth) * (1 + job.reconstructions.shape[1])
+    """Bytes of all reconstructions in float32 after the first step."""
+    pictures = len(job.truth) * job.reconstructions.shape[1]
     return pictures * 3 * first.size * first.size * 4
 
 

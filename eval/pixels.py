@@ -83,7 +83,7 @@ def _prepared(specs: Sequence[MetricSpec], rows: slice, job: Job) -> list[Prepar
     keys = [_keys(digest, spec, rows) for spec in specs]
     if all(key in cache for each in keys for key in each):
         return [tuple(as_tensor(cache[key]).to(job.device) for key in each) for each in keys]
-    truth = _sized(job.true[rows], job.first, specs[0].resize, job)
+    truth = _sized(job.truth[rows], job.protocol_first, specs[0].resize, job)
     made = [spec.computed_by.pixels.prepare(truth) for spec in specs]
     # The first pictures are kept, as many as the limit allows: each picture takes as much as those of this part do.
     a_picture = sum(part.nbytes for each in made for part in each) / len(truth)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -127,9 +128,9 @@ def _feature_values(extractor: Extractor, specs: list[MetricSpec], job: Job) -> 
 
 def _paired_values(extractor: Extractor, spec: MetricSpec, job: Job) -> Tensor:
     """`(N,)` values of a formula that never compares different images: features live for one batch."""
-    tap, parts = _feature(spec).tap, []
+    tap, parts, of_truth = _feature(spec).tap, [], _of_truth(extractor, job)
     for rows in slices(len(job.truth), job.batch):
-        truth = extractor.one_batch(job.true[rows], tap)
+        truth = of_truth.one_batch(job.truth[rows], tap)
         shown = (extractor.one_batch(sample[rows], tap) for sample in job.samples)
         parts.append(torch.stack([_compared(spec, each, truth) for each in shown]))
     return combine(torch.cat(parts, 1), spec.samples, spec.higher_is_better)
@@ -139,9 +140,15 @@ def _compared(spec: MetricSpec, shown: Tensor, truth: Tensor) -> Tensor:
     return spec.reads_out.conclude(spec.computed_by.compare(shown, truth))
 
 
+def _of_truth(extractor: Extractor, job: Job) -> Extractor:
+    """Return an extractor for truths, which still have the protocol's first step before them."""
+    return replace(extractor, first=job.protocol_first)
+
+
 def _truth_features(extractor: Extractor, taps: list[str], job: Job) -> dict[str, Tensor]:
+    of_truth = _of_truth(extractor, job)
     if job.cache is None:
-        return extractor(job.true, taps)
+        return of_truth(job.truth, taps)
     network = extractor.network
     # Everything that changes a feature is in the key, so a cache may be shared between protocols and weights.
     entry = (job.protocol_first, extractor.resize, extractor.scale, extractor.precision)
@@ -149,6 +156,6 @@ def _truth_features(extractor: Extractor, taps: list[str], job: Job) -> dict[str
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
     missing = [tap for tap in taps if (digest, network.name, tap) not in job.cache]
     if missing:
-        for tap, computed in extractor(job.true, missing).items():
+        for tap, computed in of_truth(job.truth, missing).items():
             job.cache[digest, network.name, tap] = computed.numpy()
     return {tap: as_tensor(job.cache[digest, network.name, tap]) for tap in taps}
