@@ -89,29 +89,6 @@ def assert_same_state(runs: Folder, plan: FitPlan, other: FitPlan) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_two_workers_do_what_one_does_with_batches_twice_as_large(refs, tmp_path):
-    runs = Folder.at(tmp_path)
-    shared = candidate_of(STAGE)
-    (record,) = run([shared], refs, runs)
-    plan, reference = alone(runs)
-    assert_same_state(runs, shared.plan, plan)
-    assert (record.status, record.steps) == ("ok", reference.steps)
-    assert record.validation_correlation == pytest.approx(reference.validation_correlation, abs=1e-3)
-    assert record.costs["train_trials"] == reference.costs["train_trials"]
-    folder = runs / "fits" / shared.plan.id
-    assert not folder.exists("team")
-    assert not folder.exists("checkpoint")
-
-
-def test_a_joint_fit_of_two_subjects(refs, tmp_path):
-    runs = Folder.at(tmp_path)
-    joint = candidate_of(STAGE, (1, 2))
-    (record,) = run([joint], refs, runs)
-    assert (record.status, record.steps) == ("ok", STAGE.options["epochs"])
-    assert record.costs["train_trials"] == sum(len(trials.rows("train")) for trials in TRIALS.values())
-    assert any("first.2" in name for name in state(runs, joint.plan))
-
-
 def test_an_epoch_is_dealt_in_turn(ray_session):
     for batches, each in ((6, 3), (7, 3)):
         shares = in_turn().configure(
@@ -133,8 +110,8 @@ def test_what_a_worker_raises_is_the_fits_failure(refs, tmp_path):
     assert not (runs / "fits" / spoilt.plan.id / "team").exists()
 
 
-def test_a_team_whose_worker_is_killed_is_made_again(refs, tmp_path):
-    """The first attempt's second worker ends itself as the kernel would end it; the fit continues from its epoch."""
+def test_two_workers_do_what_one_does_with_batches_twice_as_large(refs, tmp_path):
+    """Although a worker is killed after an epoch, as the kernel would do it: the fit continues from its checkpoint."""
     runs = Folder.at(tmp_path)
     disturbed = candidate_of(STAGE)
     mark = tmp_path / "killed"
@@ -153,8 +130,14 @@ def test_a_team_whose_worker_is_killed_is_made_again(refs, tmp_path):
     deadly = ray.put(Deadly(**{f.name: getattr(TRIALS[1], f.name) for f in dataclasses.fields(TRIALS[1])}))
     (record,) = run([disturbed], dataclasses.replace(refs, subjects={":session": {1: deadly}}), runs)
     assert mark.exists()
+    plan, reference = alone(runs)
+    assert_same_state(runs, disturbed.plan, plan)
     assert record.status == "ok"
-    assert_same_state(runs, disturbed.plan, alone(runs)[0])
+    assert record.validation_correlation == pytest.approx(reference.validation_correlation, abs=1e-3)
+    assert record.costs["train_trials"] == reference.costs["train_trials"]
+    folder = runs / "fits" / disturbed.plan.id
+    assert not folder.exists("team")
+    assert not folder.exists("checkpoint")
 
 
 def test_more_workers_than_batches(refs, tmp_path):
@@ -203,10 +186,13 @@ def test_a_team_that_the_scheduler_stops_gives_its_places_back(refs, tmp_path):
     rates = [{"epochs": 6, "learning_rate": rate} for rate in (1e-2, 1e-7)]
     stages = [dataclasses.replace(STAGE, options={**STAGE.options, **values}) for values in rates]
     chosen = [
-        dataclasses.replace(candidate_of(stage), config=number, search=search) for number, stage in enumerate(stages)
+        dataclasses.replace(candidate_of(stage, (1, 2)), config=number, search=search)
+        for number, stage in enumerate(stages)
     ]
     records = run(chosen, refs, runs)
     assert [record.status for record in records] == ["ok", "stopped"]
+    assert records[0].costs["train_trials"] == sum(len(trials.rows("train")) for trials in TRIALS.values())
+    assert any("first.2" in name for name in state(runs, chosen[0].plan))
     assert 1 <= records[1].steps < 6
     ready = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
     try:
