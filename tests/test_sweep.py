@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from sweep_summary import summary
 
 from bench import flow, sweep
 from bench.data.shards import MANIFEST
@@ -18,6 +20,7 @@ from bench.leaderboard import check_board
 from bench.storage import Folder
 
 RECIPES = "tiny-ridge,tiny-knn"
+GOLDEN = Path(__file__).parent / "golden" / "sweep.json"
 
 
 def arguments(shards: Folder, runs: Path, *more: str) -> list[str]:
@@ -85,6 +88,22 @@ def test_identity_chain_leads_from_score_to_fits(finished: Path) -> None:
         assert prediction["description"]["fit"] == fit["id"]
         assert (finished / "fits" / fit["id"] / trial.FIT_RECORD).exists()
         assert record["leakage"] == []
+
+
+def test_addresses_and_board_are_those_that_are_stored(finished: Path) -> None:
+    """Moving code changes nothing that is computed. A change on purpose raises a version, says so, and stores anew:
+
+    RECONBENCH_STORE_GOLDEN=1 python -m pytest tests/test_sweep.py -k that_are_stored
+    """
+    made = summary(finished)
+    if os.environ.get("RECONBENCH_STORE_GOLDEN") == "1":
+        GOLDEN.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
+    stored = json.loads(GOLDEN.read_text())
+    assert made["addresses"] == stored["addresses"]
+    assert made["rows"].keys() == stored["rows"].keys()
+    for name, metrics in stored["rows"].items():
+        # What processors differ by: a rounded pixel here and there.
+        assert made["rows"][name] == pytest.approx(metrics, abs=2e-3), name
 
 
 def test_rerun_repeats_nothing(finished: Path, tiny_shards: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
