@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import identity
-from bench.identity import canonical_json, digest, plain, source_digest
+from bench.core import identity
+from bench.core.identity import canonical_json, digest, plain, source_digest
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(
