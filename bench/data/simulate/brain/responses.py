@@ -3,9 +3,9 @@
 A subject's truth fixes, for every voxel, its tuning (:mod:`bench.data.simulate.brain.tuning`) and its ncsnr: the ratio
 of signal to noise standard deviation of betas z-scored within sessions, where the noise variance is the mean over
 images of the variance over the three showings (Allen et al. 2022). With noise standard deviation
-``v = 1 / sqrt(1 + ncsnr^2)`` and signal standard deviation ``ncsnr * v`` the z-scored betas have variance 1. Log ncsnr is normal around area medians:
-those of V1, V2 and hV4 reproduce the real mean noise ceilings (37.0, 31.1, 26.4 % of the variance of three-trial
-means), and the median over nsdgeneral equals the real subject's.
+``v = 1 / sqrt(1 + ncsnr^2)`` and signal standard deviation ``ncsnr * v`` the z-scored betas have variance 1. Log ncsnr
+is normal around area medians: those of V1, V2 and hV4 reproduce the real mean noise ceilings (37.0, 31.1, 26.4 % of the
+variance of three-trial means), and the median over nsdgeneral equals the real subject's.
 
 Noise is white over trials, plus a slow drift within the session, plus courses that neighbouring voxels share; each
 session has its own gain and offset. A session's betas depend on the truth, the session number and its signal only, so
