@@ -6,8 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bench.console import EXIT_USER_ERROR, console
-from bench.errors import UnknownNameError
+from bench.core.console import EXIT_USER_ERROR, console
+from bench.core.errors import UnknownNameError
 
 STAGES = {
     "sweep": "the main job: every stage below, in order",

@@ -16,7 +16,6 @@ if __name__ == "__main__" and not __package__:
 import pyarrow as pa
 from rich.console import Console
 
-from bench import strict
 from bench.board import gallery as pictures
 from bench.board.build import build, validate
 from bench.board.compare import named_pairs, print_comparison, table_pairs
@@ -24,10 +23,11 @@ from bench.board.html import html
 from bench.board.image_scores import filled
 from bench.board.markdown import markdown
 from bench.board.terminal import print_table
-from bench.console import console, guard, parser
-from bench.errors import CorruptFileError, MissingDataError, OptionError
-from bench.record import Record, read_records, read_samples
-from bench.storage import Folder, home
+from bench.core.console import console, guard, parser
+from bench.core.errors import CorruptFileError, MissingDataError, OptionError
+from bench.core.storage import Folder, home
+from bench.records import schemas
+from bench.records.record import Record, read_records, read_samples
 
 __all__ = ["build", "build_board", "check_board", "main", "print_table"]
 
@@ -79,7 +79,7 @@ def _read_gallery(out: Folder) -> dict[str, Any] | None:
     if not out.exists(GALLERY_FILE):
         return None
     where = f"{out}/{GALLERY_FILE}"
-    found: dict[str, Any] = strict.parse(out.read_bytes(GALLERY_FILE), where)
+    found: dict[str, Any] = schemas.parse(out.read_bytes(GALLERY_FILE), where)
     pictures.validate(found, where)
     return found
 
@@ -95,7 +95,7 @@ def check_board(runs: Folder, out: Folder) -> dict[str, Any]:
         CorruptFileError: If one does not follow its schema, or is not what the records give.
     """
     where = f"{out}/{JSON_FILE}"
-    board: dict[str, Any] = strict.parse(out.read_bytes(JSON_FILE), where)
+    board: dict[str, Any] = schemas.parse(out.read_bytes(JSON_FILE), where)
     validate(board, where)
     records, samples = _read(runs)
     if build(records, samples) != board:

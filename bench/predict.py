@@ -23,18 +23,20 @@ import pyarrow as pa
 import ray
 import torch
 
-from bench import cluster, options, post, workspace
-from bench.console import Advance, console, guard, parser, progress
-from bench.data.columns import from_column, to_column
-from bench.data.stream import FIT, TEST
-from bench.data.stream_trials import SubjectTrials
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, OtherConfigurationError
-from bench.fit.inputs import FitInputs, make_heads
-from bench.fit.plan import FitPlan
-from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import loaded_encoder
-from bench.identity import digest
-from bench.storage import Folder
+from bench.core import cluster, options
+from bench.core.console import Advance, console, guard, parser, progress
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, OtherConfigurationError
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.data import shard_set
+from bench.data.shards.columns import from_column, to_column
+from bench.data.stream.load import FIT, TEST
+from bench.data.stream.trials import SubjectTrials
+from bench.fitting.inputs import FitInputs, make_heads
+from bench.fitting.plan import FitPlan
+from bench.fitting.subject_stream import TargetTable
+from bench.fitting.trial import loaded_encoder
+from bench.recipes import post_steps as post
 from encoders.base import assemble
 
 IDENTITY = "identity.json"
@@ -273,15 +275,15 @@ def run(argv: Sequence[str]) -> int:
     runs = Folder.at(given.runs)
     plan = planned(runs, given.fit)
     cluster.connect()
-    data = workspace.open_data(Folder.at(given.shards))
+    data = shard_set.open_data(Folder.at(given.shards))
     if data.manifest.content_digest != plan.shards:
         raise OtherConfigurationError(
             f"fit {plan.id} read shards {plan.shards}, these are {data.manifest.content_digest}"
         )
     digests = {spec["target"]: spec["digest"] for spec in plan.heads.values()}
-    targets, _ = workspace.target_refs(workspace.find_targets(data, digests))
+    targets, _ = shard_set.target_refs(shard_set.find_targets(data, digests))
     train, test = data.load(plan.subjects, (FIT, TEST), plan.sessions, plan.normalise)
-    tested = workspace.tested_stimuli(test, given.test_images)
+    tested = shard_set.tested_stimuli(test, given.test_images)
     chosen = given.repeats, given.samples, tuple(given.post)
     jobs = [Prediction(plan, subject, tested[subject], *chosen) for subject in plan.subjects]
     with progress("predict", len(jobs)) as advance:

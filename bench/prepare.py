@@ -1,7 +1,7 @@
 """Turns a dataset's own files into trial shards: python bench/prepare.py --root nsd --subjects 1,2 --sessions 1-10.
 
 Sessions and parts of the stimuli are Ray tasks. Files appear whole, a rerun keeps them, and the manifests, written
-last, seal them. See `bench.data.shards` for the layout.
+last, seal them. See `bench.data.shards.manifest` for the layout.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ if __name__ == "__main__" and not __package__:
 import numpy as np
 import ray
 
-from bench import cluster, options, registry, tasks
-from bench.console import Advance, console, guard, parser, progress
-from bench.data import terms, write_shards
+from bench.core import cluster, options, registry, tasks
+from bench.core.console import Advance, console, guard, parser, progress
+from bench.core.errors import OptionError
+from bench.core.identity import digest
+from bench.core.storage import Folder, home
+from bench.data import terms
 from bench.data.datasets.base import Dataset, VoxelTable
-from bench.data.shard_plan import Plan, finished, plan, units
-from bench.data.shards import FileEntry, Manifest, read_manifest
-from bench.errors import OptionError
-from bench.identity import digest
-from bench.storage import Folder, home
+from bench.data.shards import write
+from bench.data.shards.manifest import FileEntry, Manifest, read_manifest
+from bench.data.shards.plan import Plan, finished, plan, units
 
 TASK_MEMORY = 300 << 20
 """Bytes a task needs for its libraries, besides the data it holds."""
@@ -89,7 +90,7 @@ def _stimuli(reader: Any, wanted: Plan, name: str, advance: Advance, shared: boo
 def _trials(reader: Any, wanted: Plan, dataset: Dataset, advance: Advance, shared: bool) -> None:  # noqa: ANN401
     """Write the trial shards; `reader` is a reference to the dataset."""
     tables = {subject: ray.put(table) for subject, table in wanted.voxels.items()}
-    files = [write_shards.write_voxels(wanted.shards, subject, table) for subject, table in wanted.voxels.items()]
+    files = [write.write_voxels(wanted.shards, subject, table) for subject, table in wanted.voxels.items()]
 
     itemsize = np.dtype(dataset.dtype).itemsize
 
@@ -128,19 +129,19 @@ def _write_session(
     dataset: Dataset, folder: Folder, subject: int, session: int, voxels: VoxelTable
 ) -> tuple[FileEntry, int]:
     """Write a session's file."""
-    return write_shards.write_session(dataset, folder, subject, session, voxels)
+    return write.write_session(dataset, folder, subject, session, voxels)
 
 
 @ray.remote
 def _write_stimuli(dataset: Dataset, folder: Folder, part: int, numbers: list[int]) -> FileEntry:
     """Write a file of stimuli."""
-    return write_shards.write_stimuli(dataset, folder, part, numbers)
+    return write.write_stimuli(dataset, folder, part, numbers)
 
 
 @ray.remote
 def _check_file(dataset: Dataset, folder: Folder, entry: FileEntry) -> None:
     """Compare a file with its manifest and the design."""
-    write_shards.check_file(dataset, folder, entry)
+    write.check_file(dataset, folder, entry)
 
 
 def verify(dataset: Dataset, data: Folder, advance: Advance | None = None, shared: bool = False) -> int:

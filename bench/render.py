@@ -22,15 +22,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from bench import cluster, console
-from bench.data.image_shards import claim, found_parts, key_table, read_images, seal, write_images
-from bench.errors import BadDataError, OptionError
-from bench.generators.chosen import Chosen, settings_from
+from bench.core import cluster, console
+from bench.core.errors import BadDataError, OptionError
+from bench.core.seeds import seed_of
+from bench.core.storage import Folder
+from bench.data.shards.pictures import claim, found_parts, key_table, read_images, seal, write_images
+from bench.generators.choice import Chosen, settings_from
 from bench.predict import read_predictions
-from bench.render_client import Batch, Plan, run_plans
-from bench.render_inputs import checked_inputs
-from bench.seeds import seed_of
-from bench.storage import Folder
+from bench.rendering.client import Batch, Plan, run_plans
+from bench.rendering.inputs import checked_inputs
 
 __all__ = ["RenderJob", "main", "read_images", "render", "seed_of", "write_images"]
 
@@ -95,7 +95,7 @@ def render(
     if not groups:
         return
     cluster.connect()
-    from bench.serving import deployed, running  # after connect: Ray Serve reads its settings when imported
+    from bench.rendering.serving import deployed, running  # after connect: Ray Serve reads its settings when imported
 
     with running():
         for chosen, plans in groups.values():
@@ -141,7 +141,7 @@ def _batches(missing: np.ndarray, batch_size: int) -> tuple[Batch, ...]:
 
 def _scale(replicas: int | None, gpus_per_replica: float, batches: int) -> Any:  # noqa: ANN401 - imported late
     """Return how a generator is deployed on this cluster: on its GPUs, or on its CPUs where it has none."""
-    from bench.serving import Scale
+    from bench.rendering.serving import Scale
 
     gpus, cpus = cluster.gpus(), max(1, int(ray.cluster_resources().get("CPU", 1)))
     if gpus:
@@ -219,7 +219,7 @@ def _listen(chosen: Chosen, port: int, batch_size: int, replicas: int | None) ->
     """Serve single pictures over HTTP on 127.0.0.1 until interrupted."""
     chosen.identity(render=True)
     cluster.connect()
-    from bench.serving import deployed, running
+    from bench.rendering.serving import deployed, running
 
     scale = _scale(replicas, 1.0, replicas or 1)
     with running(port), deployed(chosen, scale, batch_size):

@@ -23,15 +23,19 @@ import numpy as np
 import ray
 import torch
 
-from bench import cluster, console, declared, record, score_inputs, weights_list, workspace
-from bench.data import orders
-from bench.data.image_shards import read_images
-from bench.errors import BadDataError, MissingDataError
-from bench.leakage import audit_declaration
-from bench.scored import Row, Scored, Task, now, score_link, write_score
-from bench.storage import Folder
+from bench.core import cluster, console
+from bench.core.errors import BadDataError, MissingDataError
+from bench.core.storage import Folder
+from bench.data import shard_set
+from bench.data.shards.pictures import read_images
+from bench.records import record
+from bench.scoring import declaration, weights_list
+from bench.scoring.leakage import audit_declaration
+from bench.scoring.outside import inputs as score_inputs
+from bench.scoring.outside import orders
+from bench.scoring.recording import Row, Scored, Task, now, score_link, write_score
 from eval.plugins import base as metric_plugins
-from eval.statistics import derangement
+from eval.statistics.bootstrap import derangement
 from eval.suite import FeatureCache
 from eval.suite import score as score_pictures
 
@@ -73,7 +77,7 @@ def _score_subject(rows: Sequence[Row], subject: int, task: Task) -> list[Scored
     """Score one subject's pictures of every row; the features of the true pictures are computed once for all."""
     torch.set_num_threads(task.cpus)
     stimuli = tuple(task.tested[subject])
-    truth = workspace.pictures(task.data, stimuli)
+    truth = shard_set.pictures(task.data, stimuli)
     true = torch.from_numpy(np.stack([truth[s] for s in stimuli]).transpose(0, 3, 1, 2).copy())
     features: FeatureCache = {}
     return [_score_pictures(row, subject, task, true, features) for row in rows]
@@ -148,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_argument("--order", metavar="NAME", help=f"stimulus of each picture: {score_inputs.FILE_NAMES}, {known}")
     cli.add_argument("--truth-order", metavar="NAME", help="the same for --truth, where it differs from the pictures")
     cli.add_argument("--design", metavar="FILE", help="nsd_expdesign.mat, for named orders without shards")
-    said = ", ".join(each.name for each in fields(declared.Declaration))
+    said = ", ".join(each.name for each in fields(declaration.Declaration))
     cli.add_argument(
         "--declare",
         nargs="+",
@@ -169,7 +173,7 @@ def run(argv: Sequence[str]) -> int:
     if argv and argv[0] == "weights":
         return weights_list.run(argv[1:])
     options = vars(_parser().parse_args(argv))
-    name, said = options.pop("name"), declared.parse(options.pop("declare"))
+    name, said = options.pop("name"), declaration.parse(options.pop("declare"))
     places = [_subject_path(text) for text in options.pop("images")]
     if len(dict(places)) < len(places):
         raise BadDataError(f"--images names a subject twice: {[subject for subject, _ in places]}")
@@ -190,7 +194,7 @@ def run(argv: Sequence[str]) -> int:
         inputs.images,
         open_reasons=(*inputs.reasons, *said.open_reasons),
         declared=said.steps,
-        leakage=audit_declaration(said, workspace.scored_pictures(inputs.data, set().union(*inputs.tested.values()))),
+        leakage=audit_declaration(said, shard_set.scored_pictures(inputs.data, set().union(*inputs.tested.values()))),
         events=inputs.events,
     )
     with console.progress("score", len(inputs.images)) as advance:

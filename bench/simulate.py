@@ -23,20 +23,21 @@ if __name__ == "__main__" and not __package__:
 import numpy as np
 import ray
 
-from bench import cluster, tasks
-from bench.console import Advance, console, guard, parser, progress
-from bench.data.nsd import layout
-from bench.data.simulate import nsd_build, nsd_files
+from bench.core import cluster, tasks
+from bench.core.console import Advance, console, guard, parser, progress
+from bench.core.errors import OptionError, OtherConfigurationError, UnknownNameError
+from bench.core.identity import plain
+from bench.core.storage import Folder, home
+from bench.data.datasets.nsd import layout
+from bench.data.simulate.brain.features import ImageFeatures
+from bench.data.simulate.brain.responses import SubjectTruth
+from bench.data.simulate.brain.tuning import reference_features
 from bench.data.simulate.design import simulate_design
-from bench.data.simulate.features import ImageFeatures
 from bench.data.simulate.low_rank import LowRankNsd, LowRankOptions, LowRankSubject, low_rank_subject
+from bench.data.simulate.nsd_copy import build
+from bench.data.simulate.nsd_copy import tables as nsd_files
 from bench.data.simulate.presets import DEMO, FULL, TINY, Preset
-from bench.data.simulate.responses import SubjectTruth
-from bench.data.simulate.tuning import reference_features
-from bench.errors import OptionError, OtherConfigurationError, UnknownNameError
-from bench.identity import plain
 from bench.prepare import prepare
-from bench.storage import Folder, home
 
 VERSION = 1
 """Raised whenever the same preset and seed give other files."""
@@ -152,7 +153,7 @@ def _subjects(out: Path, preset: Preset, advance: Advance) -> dict[int, Any]:
 def _sessions(out: Path, preset: Preset, truths: dict[int, Any], advance: Advance) -> None:
     """Write every session's betas, and stimuli and captions from the pictures that the sessions' tasks have drawn."""
     design = simulate_design(preset.seed)
-    owned = nsd_build.first_shown(preset, design)
+    owned = build.first_shown(preset, design)
     finished = (out / layout.STIMULI).exists() and (out / layout.captions("val2017")).exists()
     nothing = np.empty(0, dtype=np.int64)
     options = tasks.placement(False, SESSION_MEMORY)
@@ -185,7 +186,7 @@ def _low_rank(preset: Preset, subject: int) -> LowRankSubject:
 @ray.remote
 def _tables(out: Path, preset: Preset) -> None:
     """Write the tables."""
-    nsd_build.write_tables(out, preset)
+    build.write_tables(out, preset)
 
 
 @ray.remote
@@ -197,13 +198,13 @@ def _reference(preset: Preset) -> ImageFeatures:
 @ray.remote
 def _subject(out: Path, preset: Preset, subject: int, reference: ImageFeatures) -> SubjectTruth:
     """Write a subject's anatomy and return its truth."""
-    return nsd_build.write_subject(out, preset, subject, reference)
+    return build.write_subject(out, preset, subject, reference)
 
 
 @ray.remote
-def _session(out: Path, truth: SubjectTruth, session: int, owned: np.ndarray) -> nsd_build.Pictures:
+def _session(out: Path, truth: SubjectTruth, session: int, owned: np.ndarray) -> build.Pictures:
     """Write a session's betas and return the pictures it was asked for."""
-    return nsd_build.write_session(out, truth, session, owned)
+    return build.write_session(out, truth, session, owned)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,9 +17,9 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.console import console, guard, parser
-from bench.settings import DEFAULT_RECIPES, Settings
-from bench.storage import Folder, home
+from bench.core.console import console, guard, parser
+from bench.core.storage import Folder, home
+from bench.sweeping.settings import DEFAULT_RECIPES, Settings
 
 SUMMARY = """Go from raw files to a ranked leaderboard.
 
@@ -106,7 +106,7 @@ def run(argv: Sequence[str]) -> int:
     given = arguments().parse_args(argv)
     settings = settings_of(given)
     from bench.board.terminal import print_table  # after parsing: `--help` need not wait for torch and ray
-    from bench.flow import sweep
+    from bench.sweeping.flow import sweep
 
     board, clock = sweep(settings, resume=given.resume)
     print_table(board)

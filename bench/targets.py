@@ -21,13 +21,13 @@ import numpy as np
 import ray
 import ray.data
 
-from bench import cluster, console
-from bench.data.shards import FileEntry, Manifest, read_manifest
-from bench.errors import BadDataError
-from bench.generators.chosen import Chosen, settings_from
-from bench.identity import digest
-from bench.storage import Folder
-from bench.target_parts import PART_ERRORS, PartMaker, Unit, Work
+from bench.core import cluster, console
+from bench.core.errors import BadDataError
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.data.shards.manifest import FileEntry, Manifest, read_manifest
+from bench.generators.choice import Chosen, settings_from
+from bench.generators.encoding import PART_ERRORS, PartMaker, Unit, Work
 
 PART_ROWS = 512
 """Rows of a part: the grain of resuming. Fixed, so that the same set always has the same files."""

@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encoders._descent.network import HeadLayers, NetworkFit
+from encoders._descent.training import TrainingOptions
+from encoders._shared.checks import check_choice, check_positive
 from encoders.base import Encoder, Head
-from encoders.checks import check_choice, check_positive
-from encoders.network import HeadLayers, NetworkFit
-from encoders.training import TrainingOptions
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import torch
 
+from encoders._shared.checks import check_alone, check_fit, check_positive, check_voxels
+from encoders._shared.correlation import validation_correlation
+from encoders._shared.moments import RunningMoments, require_finite
+from encoders._shared.state import read_state, write_state
 from encoders.base import Block, Encoder, Head, Runtime, SubjectData
-from encoders.checks import check_alone, check_fit, check_positive, check_voxels
-from encoders.correlation import validation_correlation
-from encoders.standardize import RunningMoments, require_finite
-from encoders.state import read_state, write_state
 
 
 @dataclass(frozen=True)

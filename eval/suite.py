@@ -15,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval import statistics
-from eval.images import check_images
-from eval.job import EncodingModel, FeatureCache, Job
-from eval.networks import weights as network_weights
-from eval.networks.features import DTYPES, Precision
+from eval._scoring.job import EncodingModel, FeatureCache, Job
+from eval._scoring.one_pass import compute
+from eval.networks import _weights as network_weights
+from eval.networks._features import DTYPES, Precision
+from eval.pictures import check_images
 from eval.plugins import base as metric_plugins
 from eval.plugins.base import Inputs, Plugin
 from eval.protocols import base as protocols
 from eval.protocols.base import MetricSpec, Protocol
-from eval.statistics import Estimate
-from eval.values import compute
+from eval.statistics import bootstrap
+from eval.statistics.bootstrap import Estimate
 
 __all__ = ["EncodingModel", "FeatureCache", "MetricResult", "Scores", "score"]
 
@@ -123,7 +123,7 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
         truth: `(N, 3, H, W)` in the same order; its size and type may differ.
         protocol: A protocol or the name of one.
         weights: Folder with the feature networks' state dicts, searched before the usual places (see
-            `eval.networks.weights.locate`), or "untrained" for seeded random ones, which marks the result.
+            `eval.networks._weights.locate`), or "untrained" for seeded random ones, which marks the result.
         device: Where the networks run.
         features: Cache of truth features: looked up, and filled with what was missing.
         batch: Pictures a forward pass; changes nothing but speed and memory.
@@ -183,7 +183,7 @@ def _results(
 ) -> tuple[MetricResult, ...]:
     """Return the means with their uncertainty: the protocol's metrics, computed or not, and those of plug-ins."""
     # The same draws for all metrics: their intervals come from the same resampled images.
-    estimates = dict(zip(per_image, statistics.bootstraps(list(per_image.values()), seed=seed), strict=True))
+    estimates = dict(zip(per_image, bootstrap.bootstraps(list(per_image.values()), seed=seed), strict=True))
     own = [_result(spec, reasons[spec.name], estimates) for spec in protocol.metrics]
     return (*own, *(_told(c.name, estimates[c.name], c.higher_is_better) for each in extra for c in each.columns))
 

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
-from bench.identity import digest
-from bench.record import (
+from bench.core.identity import digest
+from bench.records.record import (
     Chain,
     Column,
     Costs,

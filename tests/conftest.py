@@ -17,11 +17,11 @@ import pytest
 import ray
 import small_checkpoints
 
-from bench import cluster
-from bench.data.datasets.nsd import Nsd, NsdOptions
+from bench.core import cluster
+from bench.core.storage import Folder
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
 from bench.prepare import prepare
 from bench.simulate import simulate
-from bench.storage import Folder
 
 if TYPE_CHECKING:
     from tiny_system import Tiny

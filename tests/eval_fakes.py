@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eval.networks import weights
+from eval.networks import _weights as weights
 from eval.networks.base import Network
 from eval.plugins.base import Column, Inputs, Plugin
 from eval.protocols.base import Protocol

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.errors import ReconbenchError
+from bench.core.errors import ReconbenchError
 
 
 def cuts(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:

@@ -16,10 +16,11 @@ import small_checkpoints
 import torch
 from fake_subjects import linear_subject
 
-from bench import post, registry
+from bench.core import registry
 from bench.data.splits import Split
 from bench.generators.base import Stimuli
-from bench.generators.chosen import Chosen
+from bench.generators.choice import Chosen
+from bench.recipes import post_steps
 from encoders.base import Head, Runtime, assemble
 from eval.protocols.base import find
 from eval.suite import score
@@ -54,7 +55,7 @@ def outputs() -> Iterator[tuple[str, Output]]:
             yield f"encoder {name}", encoder_output(name)
         for name in sorted(registry.found("generator")):
             yield from generator_outputs(name)
-        for name in sorted(post.STEPS):
+        for name in sorted(post_steps.STEPS):
             yield f"post {name}", post_output(name)
         for name in PROTOCOLS:
             yield f"protocol {name}", protocol_output(name)
@@ -127,7 +128,7 @@ def post_output(name: str) -> Output:
     """A step over fixed predictions."""
     rng = np.random.RandomState(0)
     predictions, train = (rng.standard_normal(shape).astype(np.float32) * 3 + 1 for shape in ((12, 5), (40, 5)))
-    step = post.step(name)
+    step = post_steps.step(name)
     return Output(step.version, step.apply(predictions, train), 1e-4)
 
 

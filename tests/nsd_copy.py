@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.nsd import layout
-from bench.data.simulate import nsd_files, nsd_volumes
+from bench.data.datasets.nsd import layout
 from bench.data.simulate.design import Design, simulate_design
+from bench.data.simulate.nsd_copy import tables
+from bench.data.simulate.nsd_copy import volumes as nsd_volumes
 
 BOX = (6, 8, 5)
 SPACE = "func1pt8mm"
@@ -40,8 +41,8 @@ def label_volume(rng: np.random.Generator, labels: int) -> np.ndarray:
 def write_copy(root: Path, sessions: dict[int, tuple[int, ...]], seed: int = 0) -> Copy:
     rng = np.random.default_rng(seed)
     design = simulate_design(seed)
-    nsd_files.write_design(root, design)
-    nsd_files.write_stimulus_info(root, design)
+    tables.write_design(root, design)
+    tables.write_stimulus_info(root, design)
     volumes = {"nsdgeneral": label_volume(rng, 1), "streams": label_volume(rng, 7)}
     names = {"nsdgeneral": {"nsdgeneral": 1}, "streams": {name: i + 1 for i, name in enumerate(STREAMS)}}
     ncsnr = rng.random(BOX).astype(np.float32)
@@ -53,7 +54,7 @@ def write_copy(root: Path, sessions: dict[int, tuple[int, ...]], seed: int = 0) 
         nsd_volumes.write_brain_mask(root, subject, SPACE, np.ones(BOX, bool))
         folder = layout.betas_folder(subject, SPACE, BETAS)
         nsd_volumes.write_nifti(root / folder / "ncsnr.nii.gz", ncsnr, SPACE)
-        nsd_files.write_responses(root, design, subject, max(numbers), seed)
+        tables.write_responses(root, design, subject, max(numbers), seed)
         for session in numbers:
             betas[subject, session] = rng.integers(-32768, 32768, (*BOX, 750)).astype("<i2")
             nsd_volumes.write_betas(root / layout.session_betas(folder, session, "hdf5"), betas[subject, session])
@@ -73,7 +74,7 @@ def write_pictures(copy: Copy, numbers: np.ndarray, size: int = PICTURES) -> dic
     rng = np.random.default_rng(7)
     numbers = np.sort(numbers)
     pictures = {int(n): rng.integers(0, 256, (size, size, 3)).astype(np.uint8) for n in numbers}
-    nsd_files.write_stimuli(copy.root, iter([(numbers, np.stack([pictures[int(n)] for n in numbers]))]), size)
+    tables.write_stimuli(copy.root, iter([(numbers, np.stack([pictures[int(n)] for n in numbers]))]), size)
     captions = {int(n): [f"picture {n}, sentence {i}" for i in range(5)] for n in numbers}
-    nsd_files.write_captions(copy.root, captions, copy.design.sharedix[0] - 1)
+    tables.write_captions(copy.root, captions, copy.design.sharedix[0] - 1)
     return pictures

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.data.datasets.base import SessionTrials, Stimulus, VoxelTable
-from bench.data.datasets.nsd import Nsd, NsdOptions
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
 
 
 @dataclass(frozen=True)

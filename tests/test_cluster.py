@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import ray
 
-from bench import cluster
-from bench.errors import OptionError
+from bench.core import cluster
+from bench.core.errors import OptionError
 
 
 def test_a_users_setting_wins(monkeypatch):

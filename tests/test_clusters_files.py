@@ -13,7 +13,8 @@ import pytest
 import ray
 import yaml
 
-from bench import provenance, sweep
+from bench import sweep
+from bench.records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTERS = ROOT / "clusters"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from bench.data.columns import from_column, to_column
+from bench.data.shards.columns import from_column, to_column
 
 DTYPES = ["<i2", "<f4", "<f2", "<f8", "|u1"]
 

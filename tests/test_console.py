@@ -9,11 +9,11 @@ import pytest
 import ray
 from rich.console import Console
 
-from bench import console, timings
-from bench.errors import BadDataError, UnknownNameError
-from bench.seeds import seed_of
-from bench.storage import Folder
-from bench.timings import Timings
+from bench.core import console, timings
+from bench.core.errors import BadDataError, UnknownNameError
+from bench.core.seeds import seed_of
+from bench.core.storage import Folder
+from bench.core.timings import Timings
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import ray
 from PIL import Image
 from tiny_system import KNN, LATENT, SUBJECTS, Tiny, raw_trials
 
-from bench.controls import mean_images, oracle_source
-from bench.data.image_shards import SEAL, read_images
-from bench.errors import MissingDataError
-from bench.fit.subject_stream import TargetTable
-from bench.recipe import HeadSpec, Node, Recipe
+from bench.core.errors import MissingDataError
+from bench.data.shards.pictures import SEAL, read_images
+from bench.fitting.subject_stream import TargetTable
+from bench.recipes.base import HeadSpec, Node, Recipe
 from bench.score import derangement
+from bench.scoring.controls import mean_images, oracle_source
 
 RECIPE = Recipe("mine", (KNN,), {"out": Node("tiny-diffusion", inputs={"latent": "latent"})})
 

@@ -18,14 +18,15 @@ from layouts import bold5000 as layout
 from layouts.bold5000 import BOX, ROIS, TYPED, TYPES
 from PIL import Image
 
-from bench.data import patience, splits
-from bench.data.bold5000 import stimuli as bold5000_stimuli
-from bench.data.bold5000.betas import Volumes
-from bench.data.datasets.bold5000 import Bold5000, Bold5000Options
-from bench.data.source_files import SourceFiles
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
-from bench.options import build
-from bench.storage import Folder
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.options import build
+from bench.core.storage import Folder
+from bench.data import splits
+from bench.data.datasets.bold5000 import stimuli as bold5000_stimuli
+from bench.data.datasets.bold5000.betas import Volumes
+from bench.data.datasets.bold5000.dataset import Bold5000, Bold5000Options
+from bench.data.sources import retries
+from bench.data.sources.files import SourceFiles
 
 STIMULI = Path("BOLD5000_Stimuli")
 PRESENTED = STIMULI / "Scene_Stimuli" / "Presented_Stimuli"
@@ -517,7 +518,7 @@ def test_damaged_pictures_and_labels(copy, own):
 
 def test_a_bucket_gives_the_same(copy, own, s3_bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
     Folder.at(f"s3://{s3_bucket}/b5k").upload(own)
     for options in ({"subjects": (4,)}, {"subjects": (4,), "space": "rois", "voxelset": "PPA:RH", "sessions": (9,)}):
         here, there = reader(own, **options), reader(f"s3://{s3_bucket}/b5k", **options)

@@ -15,12 +15,13 @@ from layouts import god as layout
 from layouts.god import ROIS, VOXELS
 from PIL import Image
 
-from bench.data import numpy_files, patience, splits
-from bench.data.datasets.god import God, GodOptions
-from bench.data.god.images import TRAINING, images_of, name_of, synset_of
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
-from bench.options import build
-from bench.storage import Folder
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.options import build
+from bench.core.storage import Folder
+from bench.data import splits
+from bench.data.datasets.god.dataset import God, GodOptions
+from bench.data.datasets.god.images import TRAINING, images_of, name_of, synset_of
+from bench.data.sources import npy, retries
 
 ALL_ROIS = sorted((*ROIS, *layout.JOINED))
 
@@ -531,7 +532,7 @@ def test_pickles_are_never_opened(own):
     np.savez(path, **{**dict(np.load(path)), "arr_3": np.array([print] * 1200, dtype=object)}, allow_pickle=True)
     with pytest.raises(CorruptFileError, match=r"sbj_1.npz, array 'arr_3' holds object"):
         reader(own, betas="npz", subjects=(1,)).trials(1, 1)
-    assert "arr_3" in numpy_files.member_names(path)
+    assert "arr_3" in npy.member_names(path)
 
 
 def test_damaged_pictures_by_name(own):
@@ -549,7 +550,7 @@ def test_damaged_pictures_by_name(own):
 
 def test_a_bucket_gives_the_same(own, s3_bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
     Folder.at(f"s3://{s3_bucket}/god").upload(own)
     for options in ({"betas": "bdpy", "subjects": (1,)}, {"betas": "npz", "subjects": (2,)}):
         here, there = reader(own, **options), reader(f"s3://{s3_bucket}/god", **options)

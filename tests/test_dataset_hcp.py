@@ -5,15 +5,15 @@ import pytest
 import ray
 from layouts import hcp
 
-from bench.data.columns import from_column
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.storage import Folder
 from bench.data.datasets.hcp import Hcp, HcpOptions
-from bench.data.shards import read_manifest, session_path
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import read_manifest, session_path
 from bench.data.splits import Split
-from bench.data.stream import Query, load
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
-from bench.fit.subject_stream import SubjectStream
+from bench.data.stream.load import Query, load
+from bench.fitting.subject_stream import SubjectStream
 from bench.prepare import prepare, verify
-from bench.storage import Folder
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ import scipy.io
 from layouts import nsd_imagery, nsd_synthetic
 from nsd_copy import SPACE
 
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.datasets.nsd import layout
+from bench.data.datasets.nsd.design import read_design
+from bench.data.datasets.nsd.side_experiment import SideOptions
 from bench.data.datasets.nsd_imagery import ImageryOptions, NsdImagery, blocks
 from bench.data.datasets.nsd_synthetic import NsdSynthetic
-from bench.data.nsd import layout
-from bench.data.nsd.design import read_design
-from bench.data.nsd.side_experiment import SideOptions
-from bench.data.shards import read_manifest, session_path
+from bench.data.shards.manifest import read_manifest, session_path
 from bench.data.splits import ROLES, Split
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
 from bench.prepare import prepare, verify
-from bench.storage import Folder
 
 
 @pytest.fixture

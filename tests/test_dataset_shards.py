@@ -10,19 +10,19 @@ import pytest
 import ray
 import torch
 
-from bench import registry
-from bench.data.columns import from_column
-from bench.data.shards import read_manifest, session_path
+from bench.core import registry
+from bench.core.options import build
+from bench.core.storage import Folder
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import read_manifest, session_path
 from bench.data.splits import ROLES, Split
-from bench.data.stream import Query, load
-from bench.fit.inputs import FitInputs
-from bench.fit.plan import DataDigests, plan_stage
-from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import run_fit
-from bench.options import build
+from bench.data.stream.load import Query, load
+from bench.fitting.inputs import FitInputs
+from bench.fitting.plan import DataDigests, plan_stage
+from bench.fitting.subject_stream import TargetTable
+from bench.fitting.trial import run_fit
 from bench.prepare import main
-from bench.recipe import HeadSpec, Stage
-from bench.storage import Folder
+from bench.recipes.base import HeadSpec, Stage
 
 TARGET = "tiny-diffusion.latent"
 CASES = {

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from layouts import things as layout
 from PIL import Image
 
-from bench.data import patience
-from bench.data.columns import from_column
-from bench.data.datasets.things import Things, ThingsOptions
-from bench.data.shards import read_manifest, session_path
-from bench.data.things.pickled_names import read_names
-from bench.data.things.responses import read_betas, read_table
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
-from bench.options import build
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.options import build
+from bench.core.storage import Folder
+from bench.data.datasets.things.dataset import Things, ThingsOptions
+from bench.data.datasets.things.pickled_names import read_names
+from bench.data.datasets.things.responses import read_betas, read_table
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import read_manifest, session_path
+from bench.data.sources import retries
 from bench.prepare import prepare, verify
-from bench.storage import Folder
 
 TRIALS = layout.TRIALS
 PARTS = ("StimulusMetadata.csv", "VoxelMetadata.csv", "ResponseData.h5")
@@ -447,7 +447,7 @@ def test_garbled_responses(tmp_path):
 
 def test_a_bucket_gives_the_same_by_ranges(own, copy, s3_bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
     responses = path_of(own, 1, "ResponseData.h5")
     shutil.copytree(copy[0] / "images" / "aardvark1", own / "images" / "aardvark1")
     Folder.at(f"s3://{s3_bucket}/things").upload(own)

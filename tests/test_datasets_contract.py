@@ -10,12 +10,12 @@ import layouts
 import numpy as np
 import pytest
 
-from bench import registry
+from bench.core import registry
+from bench.core.errors import MissingDataError, OptionError
+from bench.core.identity import canonical_json, plain
+from bench.core.options import build
 from bench.data.datasets.base import BetaUnit, Dataset
 from bench.data.training_sets import TRAINING_SETS
-from bench.errors import MissingDataError, OptionError
-from bench.identity import canonical_json, plain
-from bench.options import build
 
 FIXTURES = {"nsd": "tiny_nsd"}
 """Datasets whose small copy the package itself makes, and the fixture that gives it; others are in `layouts`."""

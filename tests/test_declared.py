@@ -11,21 +11,21 @@ from board_records import draw, scored
 from stream_shards import SHARED, trials_of
 from tiny_system import keys, noisy, open_tiny, stored, true_pictures
 
-from bench import registry
 from bench import score as stage
 from bench.board.build import build
 from bench.board.markdown import markdown
+from bench.core import registry
+from bench.core.errors import OptionError, UnknownNameError
+from bench.core.identity import plain
+from bench.core.storage import Folder
 from bench.data import training_sets
 from bench.data.splits import ROLES
-from bench.data.stream_rules import Normalise
+from bench.data.stream.rules import Normalise
 from bench.data.training_sets import TRAINING_SETS, Overlap, ScoredPictures, overlap
-from bench.declared import Declaration, described, parse, steps_of
-from bench.errors import OptionError, UnknownNameError
-from bench.identity import plain
-from bench.leakage import audit, audit_declaration, audit_training_sets, generators_of
-from bench.recipe import HeadSpec, Node, Recipe, Select, Stage
-from bench.record import read_records, write_record
-from bench.storage import Folder
+from bench.recipes.base import HeadSpec, Node, Recipe, Select, Stage
+from bench.records.record import read_records, write_record
+from bench.scoring.declaration import Declaration, described, parse, steps_of
+from bench.scoring.leakage import audit, audit_declaration, audit_training_sets, generators_of
 
 TEST = SHARED.tolist()
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent")})

@@ -14,8 +14,8 @@ import torch
 from fake_subjects import FakeSubject, Trials, linear_subject
 
 import encoders
+from encoders._shared.correlation import mean_target_correlation
 from encoders.base import Encoder, Head, Runtime, assemble
-from encoders.correlation import mean_target_correlation
 
 FOLDER = Path(encoders.__file__).parent
 COUNTS = {"train": 240, "validation": 60, "unlabelled": 100}

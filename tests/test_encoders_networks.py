@@ -13,13 +13,13 @@ from fake_subjects import FakeSubject, Trials, linear_subject
 from safetensors import safe_open
 from torch import nn
 
+from encoders._descent.target_scaling import scale_targets
+from encoders._descent.training import PROGRESS, Trainer, TrainingOptions, seeded
 from encoders.base import Head, Runtime, assemble
 from encoders.braid_conv1d import BraidConv1d, BraidConv1dOptions
 from encoders.braid_mlp import BraidMlp, BraidMlpOptions
 from encoders.braid_transformer import BraidTransformer, BraidTransformerOptions, _Patches
 from encoders.knn import Knn, KnnOptions
-from encoders.target_scaling import scale_targets
-from encoders.training import PROGRESS, Trainer, TrainingOptions, seeded
 
 HEADS = [Head("z", (2, 3)), Head("c", (5,))]
 SMALL = {"hidden": (16, 8), "epochs": 6, "batch_size": 32, "dropout": 0.2}

@@ -15,10 +15,10 @@ from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
+from encoders._shared.training_rows import pieces_of
 from encoders.base import Head, Runtime, assemble
-from encoders.penalties import best_rows, choose, folds_by_stimulus, gcv_errors, kfold_errors, loo_errors
-from encoders.ridge import Ridge, RidgeOptions
-from encoders.training_rows import pieces_of
+from encoders.ridge.encoder import Ridge, RidgeOptions
+from encoders.ridge.penalties import best_rows, choose, folds_by_stimulus, gcv_errors, kfold_errors, loo_errors
 
 HEADS = [Head("z", (3, 4)), Head("c", (7,))]
 ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -286,7 +286,7 @@ def test_folds_keep_the_repeats_of_a_stimulus_together():
 
 
 def test_form_is_chosen_by_the_smaller_gram_matrix_and_recorded(tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="encoders.ridge_fit")
+    caplog.set_level(logging.INFO, logger="encoders.ridge.fit")
     for n_voxels, form in ((40, "primal"), (90, "primal"), (91, "dual")):
         folder = tmp_path / str(n_voxels)
         folder.mkdir()
@@ -309,7 +309,7 @@ class Counting(FakeSubject):
 
 
 def test_every_alpha_and_head_shares_one_factorisation(monkeypatch, caplog):
-    caplog.set_level(logging.INFO, logger="encoders.ridge")
+    caplog.set_level(logging.INFO, logger="encoders.ridge.encoder")
     calls = []
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda gram: calls.append(gram.shape) or eigh(gram))

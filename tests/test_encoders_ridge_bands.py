@@ -14,9 +14,9 @@ from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.model_selection import PredefinedSplit
 
 from encoders.base import Head, Runtime, assemble
-from encoders.penalties import folds_by_stimulus
-from encoders.ridge import Ridge, RidgeOptions
-from encoders.ridge_bands import ELSEWHERE, Bands, bands_of
+from encoders.ridge.bands import ELSEWHERE, Bands, bands_of
+from encoders.ridge.encoder import Ridge, RidgeOptions
+from encoders.ridge.penalties import folds_by_stimulus
 
 HEADS = [Head("z", (3, 4)), Head("c", (7,))]
 ALPHAS = (1.0, 30.0, 1000.0)

@@ -10,14 +10,14 @@ import torch
 from fake_subjects import FakeSubject, Trials, linear_subject
 from sklearn.linear_model import Ridge as ReferenceRidge
 
-from encoders import ridge_forms
+from encoders._shared.training_rows import TrainingRows, pieces_of
 from encoders.base import Head, Runtime
-from encoders.penalties import folds_by_stimulus
-from encoders.ridge import Ridge, RidgeOptions
-from encoders.ridge_forms import HeadForms, TargetForms, compare
-from encoders.ridge_selection import DirectComparison, Question
-from encoders.ridge_targets import sum_targets
-from encoders.training_rows import TrainingRows, pieces_of
+from encoders.ridge import forms as ridge_forms
+from encoders.ridge.encoder import Ridge, RidgeOptions
+from encoders.ridge.forms import HeadForms, TargetForms, compare
+from encoders.ridge.penalties import folds_by_stimulus
+from encoders.ridge.selection import DirectComparison, Question
+from encoders.ridge.targets import sum_targets
 
 ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
 HEADS = [Head("z", (10, 11)), Head("c", (60,))]
@@ -134,7 +134,7 @@ def test_float32_forms_choose_nearly_the_best_alpha():
 @pytest.mark.parametrize("scope", ["global", "per-target"])
 @pytest.mark.parametrize("pays_from", [3, 10**9])
 def test_an_alpha_too_small_for_the_arithmetic_is_said_and_never_chosen(method, scope, pays_from, caplog, monkeypatch):
-    caplog.set_level(logging.WARNING, logger="encoders.ridge_fit")
+    caplog.set_level(logging.WARNING, logger="encoders.ridge.fit")
     monkeypatch.setattr(ridge_forms, "_PAYS_FROM", pays_from)
     ridge = Ridge(RidgeOptions(select=method, scope=scope, alphas=(1e-12, 100.0), precision="float32"))
     ridge.fit({2: make()}, HEADS, Runtime())

@@ -18,14 +18,14 @@ from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.model_selection import PredefinedSplit
 from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
-from bench.fit.inputs import FitInputs
-from bench.fit.plan import plan_stage
-from bench.fit.trial import loaded_encoder, run_fit
-from bench.recipe import HeadSpec, Stage
-from bench.storage import Folder
+from bench.core.storage import Folder
+from bench.fitting.inputs import FitInputs
+from bench.fitting.plan import plan_stage
+from bench.fitting.trial import loaded_encoder, run_fit
+from bench.recipes.base import HeadSpec, Stage
 from encoders.base import Head, Runtime, assemble
-from encoders.penalties import folds_by_stimulus
-from encoders.ridge import Ridge, RidgeOptions
+from encoders.ridge.encoder import Ridge, RidgeOptions
+from encoders.ridge.penalties import folds_by_stimulus
 
 ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 INPUTS = FitInputs({1: trials_of(1)}, {TARGET: target_table()}, LABEL_NAMES)

@@ -11,9 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from encoders._shared.correlation import (
+    CorrelationMeter,
+    TargetCorrelation,
+    mean_target_correlation,
+    validation_correlation,
+)
+from encoders._shared.moments import RunningMoments, require_finite
 from encoders.base import Block, Head
-from encoders.correlation import CorrelationMeter, TargetCorrelation, mean_target_correlation, validation_correlation
-from encoders.standardize import RunningMoments, require_finite
 
 
 def moments_of(values: np.ndarray, sizes: list[int]) -> RunningMoments:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from eval.metrics.base import PerImageMetric
+from eval.metrics._base import PerImageMetric
 from eval.metrics.brain_correlation import BrainCorrelation, brain_correlation
 from eval.metrics.correlation_distance import CorrelationDistance, correlation_distance
 from eval.metrics.identification import TwoWayIdentification, two_way_identification

@@ -104,7 +104,7 @@ def test_transposed_identification_swaps_the_sides(features):
 
 def test_identification_does_not_depend_on_the_chunk_size(features, monkeypatch):
     whole = two_way_identification(*features)
-    monkeypatch.setattr("eval.metrics.base.CHUNK_BYTES", 30 * 8 * 4)
+    monkeypatch.setattr("eval.metrics._base.CHUNK_BYTES", 30 * 8 * 4)
     assert torch.equal(two_way_identification(*features), whole)
 
 

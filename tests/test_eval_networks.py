@@ -9,22 +9,15 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from eval.metrics.base import cross_correlation
+from eval.metrics._base import cross_correlation
 from eval.metrics.identification import two_way_identification
-from eval.networks import (
-    alexnet,
-    clip_vit_l14,
-    efficientnet_b1_v1,
-    efficientnet_b1_v2,
-    inception_v3,
-    scene,
-    swav_resnet50,
-    weights,
-)
+from eval.networks import _weights as weights
+from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v1, efficientnet_b1_v2, inception_v3, swav_resnet50
+from eval.networks._weights import MissingWeightsError, WrongWeightsError
 from eval.networks.base import Network
-from eval.networks.weights import MissingWeightsError, WrongWeightsError
+from eval.networks.scene import network as scene
+from eval.networks.scene.train import Options, normalise, read_scenes, train
 from eval.suite import score
-from eval.train_scene_network import Options, normalise, read_scenes, train
 
 CPU = torch.device("cpu")
 PUBLISHED = [alexnet, clip_vit_l14, efficientnet_b1_v1, efficientnet_b1_v2, inception_v3, swav_resnet50]

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from eval.noise_ceiling import columnwise_correlation, ncsnr, noise_ceiling, prediction_ceiling, zscore_sessions
+from eval.statistics.noise_ceiling import (
+    columnwise_correlation,
+    ncsnr,
+    noise_ceiling,
+    prediction_ceiling,
+    zscore_sessions,
+)
 
 
 def _trials(ratio, images=800, seed=0):

@@ -22,11 +22,12 @@ from transformers import (
     SwinConfig,
 )
 
-from eval.images import Resize
 from eval.metrics.correlation_distance import correlation_distance
-from eval.networks import efficientnet_b1_v2, weights
-from eval.networks.features import Extractor
-from eval.networks.weights import MissingWeightsError
+from eval.networks import _weights as weights
+from eval.networks import efficientnet_b1_v2
+from eval.networks._features import Extractor
+from eval.networks._weights import MissingWeightsError
+from eval.pictures import Resize
 from eval.plugins import base, seed
 from eval.plugins.base import Column, Inputs, Plugin
 from eval.plugins.seed.captions import Captioner, Sentences

@@ -9,8 +9,8 @@ from scipy.spatial.distance import correlation
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from eval.images import PilResize
 from eval.metrics.identification import two_way_identification
+from eval.pictures import PilResize
 from eval.protocols.base import find
 from eval.suite import score
 

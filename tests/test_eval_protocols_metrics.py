@@ -9,13 +9,13 @@ from scipy.stats import pearsonr
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
+from eval.metrics._formulas import FORMULAS
+from eval.metrics._samples import SampleValues, combine
 from eval.metrics.brain_correlation import BrainCorrelation, brain_correlation
-from eval.metrics.formulas import FORMULAS
 from eval.metrics.identification import Identification, two_way_identification
 from eval.metrics.n_way import NWay, NWayTopK, n_way_top_k
 from eval.metrics.perceptual_distance import PerceptualDistance, perceptual_distance
 from eval.metrics.retrieval import Retrieval, TopOneRetrieval, cosine_similarity, top_1_retrieval
-from eval.metrics.samples import SampleValues, combine
 from eval.metrics.ssim import SSIM, UNIFORM, ssim
 
 

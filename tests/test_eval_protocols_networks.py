@@ -10,17 +10,11 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import alexnet as published_alexnet
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from eval.images import Resize
 from eval.metrics.perceptual_distance import perceptual_distance
-from eval.networks import (
-    alexnet_pooled,
-    clip_vit_l14_hidden,
-    efficientnet_v2_s,
-    lpips_alex,
-    vit_h_14,
-    weights,
-)
-from eval.networks.features import Extractor
+from eval.networks import _weights as weights
+from eval.networks import alexnet_pooled, clip_vit_l14_hidden, efficientnet_v2_s, lpips_alex, vit_h_14
+from eval.networks._features import Extractor
+from eval.pictures import Resize
 
 CPU = torch.device("cpu")
 NEW = [alexnet_pooled, clip_vit_l14_hidden, efficientnet_v2_s, lpips_alex, vit_h_14]

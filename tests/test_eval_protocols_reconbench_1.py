@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from eval.images import Resize
+from eval.pictures import Resize
 from eval.protocols import reconbench_1
 from eval.protocols.base import Feature, MetricSpec, find
 from eval.suite import score

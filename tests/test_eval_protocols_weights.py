@@ -13,10 +13,13 @@ import pytest
 import torch
 from torchvision import models
 
-from bench import console, weights_list
-from eval.networks import alexnet, clip_vit_l14, lpips_alex, scene, swav_resnet50, vit_h_14, weights
-from eval.networks.download import DownloadError
-from eval.networks.weights import MissingWeightsError, WrongWeightsError
+from bench.core import console
+from bench.scoring import weights_list
+from eval.networks import _weights as weights
+from eval.networks import alexnet, clip_vit_l14, lpips_alex, swav_resnet50, vit_h_14
+from eval.networks._download import DownloadError
+from eval.networks._weights import MissingWeightsError, WrongWeightsError
+from eval.networks.scene import network as scene
 
 NAMES = {
     "alexnet.pth",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval import statistics
-from eval.statistics import bootstrap, bootstraps, derangement, expected_chance, normalise
+from eval.statistics import bootstrap as statistics
+from eval.statistics.bootstrap import bootstrap, bootstraps, derangement, expected_chance, normalise
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval.statistics import bootstrap
-from eval.statistics_crossed import bootstrap_over_subjects, contributions, grid, interval, resampled
-from eval.statistics_paired import enough_flips, holm, paired_tests, sign_flip
-from eval.statistics_ranking import borda
+from eval.statistics.bootstrap import bootstrap
+from eval.statistics.crossed import bootstrap_over_subjects, contributions, grid, interval, resampled
+from eval.statistics.paired import enough_flips, holm, paired_tests, sign_flip
+from eval.statistics.ranking import borda
 
 
 def _laid(tables):

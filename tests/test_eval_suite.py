@@ -11,13 +11,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torchvision import transforms
 
-from eval.images import Resize, planes_last
 from eval.metrics.correlation_distance import correlation_distance
 from eval.metrics.identification import two_way_identification
 from eval.metrics.pixcorr import pixcorr
 from eval.metrics.ssim import ssim
-from eval.networks import scene, weights
-from eval.networks.features import Extractor
+from eval.networks import _weights as weights
+from eval.networks._features import Extractor
+from eval.networks.scene import network as scene
+from eval.pictures import Resize, planes_last
 from eval.protocols.base import MetricSpec, Protocol, find, names
 from eval.suite import score
 
@@ -145,7 +146,7 @@ def test_prepared_truths_are_kept_up_to_a_limit(pictures, scores, monkeypatch):
     whole = {}
     score(pictures[0][:, 0], pictures[1], "scenes-1", features=whole)
     held = sum(values.nbytes for (_, network, _), values in whole.items() if network == "pixels")
-    monkeypatch.setattr("eval.pixels.MOST_KEPT", held - 1)
+    monkeypatch.setattr("eval._scoring.pixels.MOST_KEPT", held - 1)
     cache = {}
     for _ in range(2):
         partly = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
@@ -367,7 +368,7 @@ def test_unknown_precision_and_exchanged_sides_are_named(pictures):
 
 
 def test_the_first_step_done_once_or_each_time_is_the_same(pictures, scores, monkeypatch):
-    monkeypatch.setattr("eval.job.MOST_BYTES", 0)
+    monkeypatch.setattr("eval._scoring.job.MOST_BYTES", 0)
     each_time = score(pictures[0][:, 0], pictures[1], "scenes-1")
     for name in COLUMNS:
         np.testing.assert_allclose(each_time.per_image[name], scores.per_image[name], atol=1e-6)

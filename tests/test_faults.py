@@ -24,12 +24,12 @@ from ray_head import MARK, ROOT, own_processes, plain_environment
 from tiny_system import LATENT
 
 from bench import sweep
-from bench.fit.candidates import Candidate
-from bench.fit.search import DataRefs, run_candidates
-from bench.fit.trial import FIT_RECORD, read_fit
-from bench.recipe import HeadSpec, Search, Stage
-from bench.storage import Folder
-from encoders.training import PROGRESS
+from bench.core.storage import Folder
+from bench.fitting.candidates import Candidate
+from bench.fitting.search import DataRefs, run_candidates
+from bench.fitting.trial import FIT_RECORD, read_fit
+from bench.recipes.base import HeadSpec, Search, Stage
+from encoders._descent.training import PROGRESS
 
 LIMIT_S = 120
 # Long enough to be killed in the middle: epochs are a few hundredths of a second.
@@ -206,7 +206,7 @@ def test_a_fit_that_is_killed_every_time_is_a_failed_record(tiny, tmp_path, monk
     plan, runs, tried = tiny.plan(SLOW), Folder.at(tmp_path), []
     chosen = [Candidate("mine", 0, {}, 0, ":session", plan, 0.0, Search())]
     refs = DataRefs({":session": tiny.train}, tiny.targets, tiny.data.label_names)
-    monkeypatch.setattr("bench.fit.search._tune", lambda todo, *rest: tried.append(len(todo)))
+    monkeypatch.setattr("bench.fitting.search._tune", lambda todo, *rest: tried.append(len(todo)))
     with pytest.raises(Exception, match=rf"every fit of .* failed; .*process of fit {plan.id} was killed 3 times"):
         run_candidates(chosen, refs, runs, lambda units=1, note="": None)
     assert tried == [1, 1, 1]

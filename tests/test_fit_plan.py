@@ -8,12 +8,12 @@ import json
 import pytest
 from stream_shards import TARGET
 
-from bench import options, registry
+from bench.core import options, registry
+from bench.core.errors import OptionError, UnknownNameError
+from bench.core.identity import canonical_json
 from bench.data.splits import Split
-from bench.errors import OptionError, UnknownNameError
-from bench.fit.plan import DataDigests, FitPlan, plan_recipe, plan_stage
-from bench.identity import canonical_json
-from bench.recipe import HeadSpec, Node, Recipe, Stage
+from bench.fitting.plan import DataDigests, FitPlan, plan_recipe, plan_stage
+from bench.recipes.base import HeadSpec, Node, Recipe, Stage
 
 DATA = DataDigests({"": "s", "hcp": "h"}, {TARGET: "t", "tiny-diffusion.other": "o"})
 STAGE = Stage("ridge", options={"alpha": 10.0}, heads={"z": HeadSpec(TARGET)})

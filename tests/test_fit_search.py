@@ -12,18 +12,18 @@ import ray
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
-from bench import registry
-from bench.data.stream_trials import Betas
-from bench.errors import OptionError, ReconbenchError
-from bench.fit import search
-from bench.fit.candidates import Candidate, candidates, data_key, select
-from bench.fit.draws import configurations
-from bench.fit.schedule import GroupedScheduler
-from bench.fit.search import METRIC, DataRefs, run_candidates
-from bench.fit.trial import FIT_RECORD, FitRecord, read_fit
-from bench.recipe import HeadSpec, Node, Recipe, Search, Stage
-from bench.recipe_parts import SEARCHED_KEYS
-from bench.storage import Folder
+from bench.core import registry
+from bench.core.errors import OptionError, ReconbenchError
+from bench.core.storage import Folder
+from bench.data.stream.trials import Betas
+from bench.fitting import search
+from bench.fitting.candidates import Candidate, candidates, data_key, select
+from bench.fitting.draws import configurations
+from bench.fitting.schedule import GroupedScheduler
+from bench.fitting.search import METRIC, DataRefs, run_candidates
+from bench.fitting.trial import FIT_RECORD, FitRecord, read_fit
+from bench.recipes.base import HeadSpec, Node, Recipe, Search, Stage
+from bench.recipes.parts import SEARCHED_KEYS
 
 RENDER = {"out": Node("tiny-diffusion", inputs={"latent": "z"})}
 HEADS = {"z": HeadSpec(TARGET)}

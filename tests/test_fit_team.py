@@ -16,18 +16,18 @@ import torch
 from safetensors.torch import load_file
 from stream_shards import LABEL_NAMES, TARGET, digests, target_table, trials_of
 
-from bench import cluster
+from bench.core import cluster
+from bench.core.errors import OptionError, ReconbenchError
+from bench.core.storage import Folder
 from bench.data.splits import ROLES
-from bench.data.stream_split import in_turn, turns
-from bench.data.stream_trials import Betas, SubjectTrials
-from bench.errors import OptionError, ReconbenchError
-from bench.fit.candidates import Candidate
-from bench.fit.inputs import FitInputs
-from bench.fit.plan import FitPlan, plan_stage
-from bench.fit.search import DataRefs, run_candidates
-from bench.fit.trial import FitRecord, read_fit, run_fit
-from bench.recipe import HeadSpec, Search, Stage
-from bench.storage import Folder
+from bench.data.stream.trials import Betas, SubjectTrials
+from bench.data.stream.turns import in_turn, turns
+from bench.fitting.candidates import Candidate
+from bench.fitting.inputs import FitInputs
+from bench.fitting.plan import FitPlan, plan_stage
+from bench.fitting.search import DataRefs, run_candidates
+from bench.fitting.trial import FitRecord, read_fit, run_fit
+from bench.recipes.base import HeadSpec, Search, Stage
 
 BATCH = 8
 STAGE = Stage(

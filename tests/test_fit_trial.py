@@ -12,16 +12,16 @@ import torch
 from sklearn.linear_model import Ridge as ReferenceRidge
 from stream_shards import LABEL_NAMES, TARGET, betas_of, digests, role_of, target_table, trials_of
 
-from bench import registry
-from bench.errors import BadDataError, MissingDataError, UnknownNameError
-from bench.fit.inputs import FitInputs, make_heads
-from bench.fit.plan import FitPlan, plan_stage
-from bench.fit.subject_stream import TargetTable
-from bench.fit.trial import FIT_RECORD, failed, loaded_encoder, read_fit, run_fit
-from bench.recipe import HeadSpec, Stage
-from bench.storage import Folder
+from bench.core import registry
+from bench.core.errors import BadDataError, MissingDataError, UnknownNameError
+from bench.core.storage import Folder
+from bench.fitting.inputs import FitInputs, make_heads
+from bench.fitting.plan import FitPlan, plan_stage
+from bench.fitting.subject_stream import TargetTable
+from bench.fitting.trial import FIT_RECORD, failed, loaded_encoder, read_fit, run_fit
+from bench.recipes.base import HeadSpec, Stage
 from encoders.base import assemble
-from encoders.penalties import folds_by_stimulus
+from encoders.ridge.penalties import folds_by_stimulus
 
 CPU = torch.device("cpu")
 SUBJECTS = {subject: trials_of(subject) for subject in (1, 2)}

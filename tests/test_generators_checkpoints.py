@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench import options
-from bench.errors import CorruptFileError, OptionError
-from bench.generators import checkpoints, frozen
+from bench.core import options
+from bench.core.errors import CorruptFileError, OptionError
+from bench.generators._weights import checkpoints, frozen
+from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, find, weights_digest, weights_size
 from bench.generators.base import MissingWeightsError
-from bench.generators.checkpoints import Checkpoint, CheckpointOptions, find, weights_digest, weights_size
 
 MODEL = Checkpoint(
     name="model",

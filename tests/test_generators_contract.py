@@ -7,11 +7,11 @@ import pytest
 import small_checkpoints
 import torch
 
-from bench import registry
-from bench.data.simulate.scenes import captions, draw_batch, sample_scene, stimulus_seed
-from bench.errors import OptionError, UnknownNameError
+from bench.core import registry
+from bench.core.errors import OptionError, UnknownNameError
+from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
-from bench.generators.chosen import Chosen, settings_from
+from bench.generators.choice import Chosen, settings_from
 
 NAMES = sorted(registry.found("generator"))
 

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_checkpoints import ip_adapter as small
 
-from bench.errors import CorruptFileError
+from bench.core.errors import CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.chosen import Chosen
+from bench.generators.choice import Chosen
 from bench.generators.ip_adapter.adapter import CHECKPOINT, build_encoder, shapes
 from bench.generators.ip_adapter.model import clip_pixels
 from bench.generators.stable_diffusion.networks import build

@@ -11,14 +11,15 @@ import pytest
 import small_checkpoints
 import yaml
 
-from bench import recipe, recipe_generators, sweep
-from bench.data.datasets.nsd import Nsd, NsdOptions
-from bench.data.image_shards import read_images
+from bench import sweep
+from bench.core.errors import OptionError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
+from bench.data.shards.pictures import read_images
 from bench.data.simulate.presets import Preset
-from bench.errors import OptionError, UnknownNameError
 from bench.prepare import prepare
+from bench.recipes import base, frozen_models
 from bench.simulate import simulate
-from bench.storage import Folder
 
 RECIPES = {
     "takagi": ("stable-diffusion", {"steps": 4}, {"samples": 2}),
@@ -36,7 +37,7 @@ def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def changed(folder: Path, name: str, generators: dict, node: dict, **more: object) -> str:
     """Write a shipped recipe with other options; return its path."""
-    content = yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text())
+    content = yaml.safe_load((base.FOLDER / f"{name}.yaml").read_text())
     content["render"]["out"]["options"] |= node
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**content, "generators": generators, **more}))
@@ -44,7 +45,7 @@ def changed(folder: Path, name: str, generators: dict, node: dict, **more: objec
 
 
 def test_takagi_says_what_was_published() -> None:
-    loaded = recipe.load("takagi")
+    loaded = base.load("takagi")
     heads = {name: (head.target, head.roi) for name, head in loaded.stages[0].heads.items()}
     assert heads == {
         "z": ("stable-diffusion.z", "streams:early"),
@@ -57,7 +58,7 @@ def test_takagi_says_what_was_published() -> None:
 
 
 def test_ip_adapter_ridge_says_what_was_published() -> None:
-    loaded = recipe.load("ip-adapter-ridge")
+    loaded = base.load("ip-adapter-ridge")
     assert {name: head.target for name, head in loaded.stages[0].heads.items()} == {"tokens": "ip-adapter.tokens"}
     assert loaded.render["out"].options["model"] == "v1.5" and loaded.open_reasons == []
 
@@ -96,7 +97,7 @@ def test_from_small_shards_to_a_scored_record(shards: Folder, tmp_path: Path, na
     row = records[name]
     assert row["division"] == "closed" and row["protocol"]["untrained"] is False
     assert {model["name"] for model in row["costs"]["models"]} == {"ridge", generator}
-    assert {score["head"] for score in row["latents"]} >= set(recipe.load(name).stages[0].heads)
+    assert {score["head"] for score in row["latents"]} >= set(base.load(name).stages[0].heads)
 
     link = row["identity"]["images"]["1"]
     keys, pictures = read_images(Folder.at(runs / "images" / link["id"]))[:2]
@@ -112,13 +113,13 @@ def test_from_small_shards_to_a_scored_record(shards: Folder, tmp_path: Path, na
 def test_options_of_a_generator_hold_for_targets_and_pictures(tmp_path: Path) -> None:
     given = {"stable-diffusion": {"model": "v1.5", "untrained": True, "steps": 3}}
     path = changed(tmp_path, "takagi", given, {})
-    loaded = recipe.load(path)
+    loaded = base.load(path)
     assert loaded.render["out"].options["untrained"] is True
     assert loaded.render["out"].options["steps"] == 50  # a node's own options come on top
-    (chosen,) = recipe_generators.of_targets([loaded]).values()
+    (chosen,) = frozen_models.of_targets([loaded]).values()
     assert chosen.options.model == "v1.5" and chosen.options.untrained
-    assert recipe_generators.untrained(loaded)
-    assert not recipe_generators.untrained(recipe.load("tiny-ridge"))
+    assert frozen_models.untrained(loaded)
+    assert not frozen_models.untrained(base.load("tiny-ridge"))
 
 
 def test_options_of_a_generator_are_checked(tmp_path: Path) -> None:
@@ -130,18 +131,18 @@ def test_options_of_a_generator_are_checked(tmp_path: Path) -> None:
         ({"stable-diffusion": {"modell": "v1.5"}}, r"unknown option 'modell'.*Did you mean 'model'"),
     ):
         with pytest.raises(UnknownNameError, match=message):
-            recipe.load(changed(tmp_path, "takagi", generators, {}))
+            base.load(changed(tmp_path, "takagi", generators, {}))
     with pytest.raises(OptionError, match="untrained asks for random weights"):
-        recipe.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True, "weights": "w"}}, {}))
+        base.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True, "weights": "w"}}, {}))
     with pytest.raises(OptionError, match="generators is a mapping from names, got"):
-        recipe.load(changed(tmp_path, "takagi", ["stable-diffusion"], {}))
+        base.load(changed(tmp_path, "takagi", ["stable-diffusion"], {}))
 
 
 def test_two_recipes_cannot_want_other_targets_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    first = recipe.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True}}, {}))
+    first = base.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True}}, {}))
     options = {"stable-diffusion": {"untrained": True, "model": "v1.5"}}
-    second = replace(recipe.load(changed(tmp_path / "other", "takagi", options, {})), name="second")
-    assert len(recipe_generators.of_targets([first, first])) == 1
+    second = replace(base.load(changed(tmp_path / "other", "takagi", options, {})), name="second")
+    assert len(frozen_models.of_targets([first, first])) == 1
     with pytest.raises(OptionError, match=r"recipes 'takagi' and 'second' set options of generator 'stable-diffusion'"):
-        recipe_generators.of_targets([first, second])
+        frozen_models.of_targets([first, second])

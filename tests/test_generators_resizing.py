@@ -8,7 +8,7 @@ import torch
 from fixed_outputs import pictures
 from PIL import Image
 
-from bench.generators.resizing import resized
+from bench.generators._diffusion.resizing import resized
 
 METHODS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 

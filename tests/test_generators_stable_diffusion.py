@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from small_checkpoints import stable_diffusion as small
 from small_checkpoints import with_options
 
-from bench.errors import BadDataError, CorruptFileError, OptionError
+from bench.core.errors import BadDataError, CorruptFileError, OptionError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.chosen import Chosen
+from bench.generators.choice import Chosen
 from bench.generators.stable_diffusion.networks import CHECKPOINTS, build
 from bench.generators.stable_diffusion.sampling import noise, scheduler
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench.data.simulate.scenes import draw_batch, sample_scene, stimulus_seed
-from bench.errors import UnknownNameError
+from bench.core.errors import UnknownNameError
+from bench.data.simulate.scenes.sampling import draw_batch, sample_scene, stimulus_seed
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.chosen import Chosen
+from bench.generators.choice import Chosen
 from bench.generators.tiny_diffusion import model, train, training
 from bench.generators.tiny_diffusion.architecture import new_vae
 

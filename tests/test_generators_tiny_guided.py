@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.data.simulate.scenes import captions, draw_batch, sample_scene, stimulus_seed
-from bench.errors import BadDataError, CorruptFileError, UnknownNameError
+from bench.core.errors import BadDataError, CorruptFileError, UnknownNameError
+from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.chosen import Chosen
+from bench.generators.choice import Chosen
 from bench.generators.tiny_diffusion import latent_space
 from bench.generators.tiny_diffusion.training import HELD_OUT_DESIGN
 from bench.generators.tiny_guided import architecture, model, train

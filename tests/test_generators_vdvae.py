@@ -13,9 +13,9 @@ from scipy import stats
 from small_checkpoints import vdvae as small
 from torch.nn import functional
 
-from bench.errors import BadDataError, CorruptFileError
+from bench.core.errors import BadDataError, CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.chosen import Chosen
+from bench.generators.choice import Chosen
 from bench.generators.vdvae import rate
 from bench.generators.vdvae.architecture import PREDICTED_NUMBERS
 from bench.generators.vdvae.checkpoint import CHECKPOINT

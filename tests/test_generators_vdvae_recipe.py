@@ -10,14 +10,15 @@ from fake_subjects import linear_subject
 from fixed_outputs import pictures
 from sklearn.linear_model import Ridge
 
-from bench import options, post, recipe, registry
+from bench.core import options, registry
 from bench.data.splits import ROLES
-from bench.data.stream_rules import moments, rule, scaling
-from bench.data.stream_trials import Betas, SubjectTrials
-from bench.fit.subject_stream import SubjectStream, TargetTable
+from bench.data.stream.rules import moments, rule, scaling
+from bench.data.stream.trials import Betas, SubjectTrials
+from bench.fitting.subject_stream import SubjectStream, TargetTable
 from bench.generators.base import Stimuli
-from bench.generators.chosen import Chosen
-from bench.render_inputs import checked_inputs
+from bench.generators.choice import Chosen
+from bench.recipes import base, post_steps
+from bench.rendering.inputs import checked_inputs
 from encoders.base import Head, Runtime, assemble
 
 N_STIMULI, REPEATS = 60, 3
@@ -25,7 +26,7 @@ N_STIMULI, REPEATS = 60, 3
 
 @pytest.fixture(scope="module")
 def loaded():
-    return recipe.load("brain-diffuser")
+    return base.load("brain-diffuser")
 
 
 def test_the_targets_are_the_published_ones(loaded):
@@ -104,7 +105,7 @@ def test_the_fit_is_the_published_script(loaded):
     z_test = torch.from_numpy(means(trials.z(trials.rows("test")), "test")).float()
     predicted = assemble(encoder.predict(z_test, 1, 0), heads, len(x_test))
     mean, deviation = x.mean(axis=0), x.std(axis=0, ddof=1)
-    (step,) = (post.step(name) for name in loaded.post)
+    (step,) = (post_steps.step(name) for name in loaded.post)
     for head in heads:
         y = means(subject.roles["train"].targets[head.name].numpy(), "train")
         fitted = Ridge(alpha=alphas[head.name], fit_intercept=True).fit((x - mean) / deviation, y)

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from small_checkpoints import versatile_diffusion as small
 
-from bench.errors import BadDataError, UnknownNameError
+from bench.core.errors import BadDataError, UnknownNameError
+from bench.generators._diffusion.resizing import resized
 from bench.generators.base import Stimuli
-from bench.generators.resizing import resized
 from bench.generators.versatile_diffusion import Options, VersatileDiffusion
 from bench.generators.versatile_diffusion import sampling as vd_sampling
 from bench.generators.versatile_diffusion.architecture import PIXEL_MEAN, PIXEL_STD, PUBLISHED, build, build_scheduler

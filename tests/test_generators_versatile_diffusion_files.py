@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from small_checkpoints import versatile_diffusion as small
 
-from bench.errors import CorruptFileError
+from bench.core.errors import CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
 from bench.generators.versatile_diffusion import Options, VersatileDiffusion, parts
 from bench.generators.versatile_diffusion.architecture import build

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 from tiny_system import keys
 
-from bench import graph, registry
-from bench.data.image_shards import claim, read_images, write_images
-from bench.graph import Request, Source, render_graphs
-from bench.recipe import HeadSpec, Node, Recipe, Stage
+from bench.core import registry
+from bench.core.seeds import seed_of
+from bench.core.storage import Folder
+from bench.data.shards.pictures import claim, read_images, write_images
+from bench.recipes.base import HeadSpec, Node, Recipe, Stage
 from bench.render import RenderJob
-from bench.seeds import seed_of
-from bench.storage import Folder
+from bench.rendering import graph
+from bench.rendering.graph import Request, Source, render_graphs
 
 STIMULI = [7, 3, 40]
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent"), "t": HeadSpec("tiny-diffusion.latent")})

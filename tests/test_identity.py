@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import identity
-from bench.identity import canonical_json, digest, plain, source_digest
+from bench.core import identity
+from bench.core.identity import canonical_json, digest, plain, source_digest
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(
@@ -106,9 +106,10 @@ def copied(tmp_path, monkeypatch) -> Path:
     """A package of two files in a tree of its own, with `identity.py` where the real one lies."""
     package = tmp_path / "bench"
     (package / "recipes").mkdir(parents=True)
-    shutil.copy(identity.__file__, package / "identity.py")
+    (package / "core").mkdir()
+    shutil.copy(identity.__file__, package / "core" / "identity.py")
     (package / "recipes" / "a.yaml").write_text("name: a\n")
-    monkeypatch.setattr(identity, "__file__", str(package / "identity.py"))
+    monkeypatch.setattr(identity, "__file__", str(package / "core" / "identity.py"))
     return package
 
 

@@ -10,10 +10,10 @@ from board_records import draw, scored
 from bench.board import gallery as pictures
 from bench.board.gallery import Item
 from bench.board.image_scores import filled, image_scores
-from bench.errors import CorruptFileError
+from bench.core.errors import CorruptFileError
+from bench.core.storage import Folder
 from bench.leaderboard import build_board, check_board
-from bench.record import write_record
-from bench.storage import Folder
+from bench.records.record import write_record
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from ray_head import MARK, ROOT, Head, metadata, plain_environment, ray_head
 
-from bench import identity
+from bench.core import identity
+from bench.core.storage import Folder
 from bench.leaderboard import check_board
-from bench.record import Record, read_records
-from bench.storage import Folder
+from bench.records.record import Record, read_records
 from clusters import own_processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]

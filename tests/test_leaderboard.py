@@ -15,13 +15,13 @@ from bench.board.markdown import markdown
 from bench.board.rows import normalised
 from bench.board.terminal import print_table
 from bench.board.text import latents as latents_of
-from bench.errors import BadDataError, CorruptFileError
-from bench.identity import canonical_json
-from bench.record import Column, Failure, Finding, LatentScore, MetricValue, ModelSize
-from eval import statistics
-from eval.statistics_crossed import contributions
-from eval.statistics_paired import holm, sign_flip
-from eval.statistics_ranking import borda
+from bench.core.errors import BadDataError, CorruptFileError
+from bench.core.identity import canonical_json
+from bench.records.record import Column, Failure, Finding, LatentScore, MetricValue, ModelSize
+from eval.statistics import bootstrap
+from eval.statistics.crossed import contributions
+from eval.statistics.paired import holm, sign_flip
+from eval.statistics.ranking import borda
 
 
 def board_of(pairs):
@@ -105,8 +105,8 @@ def slow_resamples(values):
     """Resample by repeating indices, `(metrics, subjects, images)` -> `(resamples, metrics)`."""
     rng = np.random.default_rng(ranking.SEED)
     subjects, images = values.shape[1:]
-    people = rng.multinomial(subjects, [1 / subjects] * subjects, size=statistics.RESAMPLES)
-    pictures = rng.multinomial(images, [1 / images] * images, size=statistics.RESAMPLES)
+    people = rng.multinomial(subjects, [1 / subjects] * subjects, size=bootstrap.RESAMPLES)
+    pictures = rng.multinomial(images, [1 / images] * images, size=bootstrap.RESAMPLES)
     found = []
     for who, what in zip(people, pictures, strict=True):
         taken = values[:, np.repeat(range(subjects), who)][:, :, np.repeat(range(images), what)]

@@ -10,11 +10,11 @@ from board_records import COLUMNS, controls, dataset, draw, protocol, scored
 from bench.board.compare import named_pairs, table_pairs
 from bench.board.comparisons import compare
 from bench.board.text import p_value
-from bench.errors import BadDataError, UnknownNameError
+from bench.core.errors import BadDataError, UnknownNameError
+from bench.core.storage import Folder
 from bench.leaderboard import main
-from bench.record import Finding, write_record
-from bench.storage import Folder
-from eval.statistics_paired import holm, paired_tests
+from bench.records.record import Finding, write_record
+from eval.statistics.paired import holm, paired_tests
 
 FINDING = Finding("overlap", "3 test images were trained on", {})
 

@@ -22,10 +22,10 @@ from bench.board.gallery import Item
 from bench.board.html import html as page_of
 from bench.board.markdown import markdown
 from bench.board.terminal import print_table
-from bench.errors import BadDataError, CorruptFileError
+from bench.core.errors import BadDataError, CorruptFileError
+from bench.core.storage import Folder
 from bench.leaderboard import build_board, check_board, main
-from bench.record import Failure, Finding, write_record
-from bench.storage import Folder
+from bench.records.record import Failure, Finding, write_record
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard.md"
 HOSTILE = '<script>document.title="owned"</script>|</script><img src=x onerror=alert(1)> & {{script}} [x](y) *b*'

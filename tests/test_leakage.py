@@ -14,23 +14,23 @@ from board_records import dataset, draw, protocol, scored
 from nsd_copy import write_copy, write_pictures
 from stream_shards import SHARED, trials_of
 
-from bench import registry
 from bench.board.build import build
-from bench.data import write_shards
+from bench.core import registry
+from bench.core.errors import MissingDataError
+from bench.core.options import build as build_options
+from bench.core.storage import Folder
 from bench.data.datasets.base import Dataset
-from bench.data.nsd import layout
-from bench.data.shards import Manifest
+from bench.data.datasets.nsd import layout
+from bench.data.shard_set import Data, scored_pictures
+from bench.data.shards import write
+from bench.data.shards.manifest import Manifest
 from bench.data.splits import ROLES, Split
 from bench.data.training_sets import ScoredPictures
-from bench.declared import parse
-from bench.errors import MissingDataError
-from bench.leakage import audit, audit_declaration, audit_training_sets
-from bench.options import build as build_options
-from bench.post import STEPS, PostStep
-from bench.recipe import HeadSpec, Node, Recipe, Stage
-from bench.record import read_records, read_samples, write_record
-from bench.storage import Folder
-from bench.workspace import Data, scored_pictures
+from bench.recipes.base import HeadSpec, Node, Recipe, Stage
+from bench.recipes.post_steps import STEPS, PostStep
+from bench.records.record import read_records, read_samples, write_record
+from bench.scoring.declaration import parse
+from bench.scoring.leakage import audit, audit_declaration, audit_training_sets
 
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent")})
 CLEAN = Recipe("mine", (STAGE,), {"out": Node("tiny-diffusion", inputs={"latent": "z"})})
@@ -83,7 +83,7 @@ def test_pictures_that_are_not_scored_do_not_count():
 
 def test_steps_with_test_statistics_are_found(monkeypatch):
     harmless = PostStep(1, False, lambda predictions, targets: predictions)
-    monkeypatch.setattr("bench.post.STEPS", {**STEPS, "harmless": harmless})
+    monkeypatch.setattr("bench.recipes.post_steps.STEPS", {**STEPS, "harmless": harmless})
     recipe = dataclasses.replace(CLEAN, post=("harmless", "restandardise"))
     (finding,) = audit(recipe, [trials_of(1)], TEST)
     assert (finding.name, finding.evidence) == ("test-statistics", {"step": "restandardise"})
@@ -145,7 +145,7 @@ def readers(tmp_path_factory) -> Callable[[str], Dataset]:
 def prepared(data: Dataset, folder: Folder, numbers: list[int]) -> Data:
     """Write stimuli as `prepare` does, and open them."""
     stimuli = folder / "stimuli@0"
-    entry = write_shards.write_stimuli(data, stimuli, 0, numbers)
+    entry = write.write_stimuli(data, stimuli, 0, numbers)
     manifest = Manifest("stimuli", data.name, "0", {}, (entry,))
     manifest.write(stimuli)
     shards = dataclasses.replace(manifest, kind="trials", stimuli="stimuli@0")
@@ -248,7 +248,7 @@ def test_responses_to_pictures_of_the_same_source_are_a_note(pictures):
 
 def test_stimuli_written_before_origins_are_made_again(readers, tmp_path, caplog):
     data, folder = readers("god"), Folder.at(tmp_path)
-    entry = write_shards.write_stimuli(data, folder, 0, [1200, 1201])
+    entry = write.write_stimuli(data, folder, 0, [1200, 1201])
     folder.write_table("part-0.parquet", folder.read_table("part-0.parquet").drop_columns("origin"))
-    assert write_shards.write_stimuli(data, folder, 0, [1200, 1201]) == entry
+    assert write.write_stimuli(data, folder, 0, [1200, 1201]) == entry
     assert "is not whole and is made again" in caplog.text

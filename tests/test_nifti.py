@@ -7,8 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from bench.data import nifti
-from bench.errors import BadDataError
+from bench.core.errors import BadDataError
+from bench.data.sources import nifti
 
 BOX = (4, 3, 5)
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nsd_copy import BOX, SPACE, write_copy, write_pictures
 
+from bench.core.errors import BadDataError, CorruptFileError
 from bench.data import roi
-from bench.data.datasets.nsd import Nsd, NsdOptions
-from bench.data.nsd import behaviour, layout, volumes
-from bench.data.nsd.design import read_design
-from bench.data.nsd.stimuli import cropped, read_info
-from bench.data.simulate import nsd_volumes
-from bench.errors import BadDataError, CorruptFileError
+from bench.data.datasets.nsd import behaviour, layout, volumes
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
+from bench.data.datasets.nsd.design import read_design
+from bench.data.datasets.nsd.stimuli import cropped, read_info
+from bench.data.simulate.nsd_copy import volumes as nsd_volumes
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 import scipy.io
 from nsd_copy import BETAS, BOX, SPACE, write_copy, write_pictures
 
-from bench.data.datasets.nsd import Nsd, NsdOptions
-from bench.data.nsd import layout, volumes
-from bench.data.nsd.design import occurrences, read_design
-from bench.data.simulate import nsd_volumes
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
-from bench.options import build
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.options import build
+from bench.data.datasets.nsd import layout, volumes
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
+from bench.data.datasets.nsd.design import occurrences, read_design
+from bench.data.simulate.nsd_copy import volumes as nsd_volumes
 
 
 @pytest.fixture(scope="module")

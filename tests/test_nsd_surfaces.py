@@ -14,18 +14,18 @@ import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.data import patience
-from bench.data.columns import from_column
-from bench.data.datasets.nsd import Nsd, NsdOptions
-from bench.data.nsd import layout, surfaces
-from bench.data.shards import read_manifest, session_path, voxels_path
-from bench.data.simulate import nsd_files
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.datasets.nsd import layout, surfaces
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
+from bench.data.shard_set import open_data
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import read_manifest, session_path, voxels_path
 from bench.data.simulate.design import simulate_design
-from bench.data.source_files import SourceFiles
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.data.simulate.nsd_copy import tables as nsd_files
+from bench.data.sources import retries
+from bench.data.sources.files import SourceFiles
 from bench.prepare import dry_run, prepare
-from bench.storage import Folder
-from bench.workspace import open_data
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
 COUNTS = {"lh": 40, "rh": 33}
@@ -303,7 +303,7 @@ def test_labels_that_are_no_labels(own, space):
 
 def test_a_surface_in_a_bucket(surface, space, s3_bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
     Folder.at(f"s3://{s3_bucket}/nsd").upload(surface.root)
     there = Nsd(NsdOptions(root=f"s3://{s3_bucket}/nsd", space=space, captions=False))
     here = reader(surface, space)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bench.data import numpy_files
-from bench.data.source_files import SourceFiles
-from bench.errors import BadDataError, CorruptFileError, MissingDataError
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError
+from bench.data.sources import npy
+from bench.data.sources.files import SourceFiles
 
 DTYPES = st.sampled_from(["<f4", ">f4", "<f8", "<i2", "|u1", "|b1"])
 
@@ -22,7 +22,7 @@ def files(tmp_path):
 
 
 def rows_of(files, key, rows):
-    return numpy_files.read_rows(files, key, numpy_files.header_of(files, key), rows)
+    return npy.read_rows(files, key, npy.header_of(files, key), rows)
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,7 +32,7 @@ def test_any_header_is_numpys(data, version, fortran):
     array = np.asfortranarray(array) if fortran else array
     content = io.BytesIO()
     np.lib.format.write_array(content, array, version)
-    header = numpy_files.read_header(io.BytesIO(content.getvalue()), "array")
+    header = npy.read_header(io.BytesIO(content.getvalue()), "array")
     assert (header.shape, header.dtype) == (array.shape, array.dtype)
     assert header.fortran == (array.flags.f_contiguous and not array.flags.c_contiguous)
     assert header.size == len(content.getvalue())
@@ -62,7 +62,7 @@ def test_what_is_no_array_of_numbers(files, tmp_path):
     np.save(tmp_path / "fields.npy", np.zeros(3, dtype=[("a", "<f4")]))
     for name in ("objects.npy", "fields.npy"):
         with pytest.raises(CorruptFileError, match=rf"{name} holds .*not an array of numbers"):
-            numpy_files.header_of(files, name)
+            npy.header_of(files, name)
     np.save(tmp_path / "fortran.npy", np.asfortranarray(np.zeros((3, 2))))
     with pytest.raises(BadDataError, match=r"fortran.npy is stored with its first axis fastest"):
         rows_of(files, "fortran.npy", slice(0, 1))
@@ -70,7 +70,7 @@ def test_what_is_no_array_of_numbers(files, tmp_path):
     with pytest.raises(BadDataError, match=r"short.npy has shape \(3, 2\): rows 2 to 4"):
         rows_of(files, "short.npy", slice(2, 4))
     with pytest.raises(MissingDataError, match=r"no file .*gone.npy"):
-        numpy_files.header_of(files, "gone.npy")
+        npy.header_of(files, "gone.npy")
 
 
 def test_damaged_arrays(files, tmp_path):
@@ -80,7 +80,7 @@ def test_damaged_arrays(files, tmp_path):
     check_flips(path, lambda: rows_of(files, "a.npy", slice(0, 9)), count=120, first=128)
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(CorruptFileError, match=r"a.npy has 633 bytes, its header .* says 632"):
-        numpy_files.header_of(files, "a.npy")
+        npy.header_of(files, "a.npy")
 
 
 @pytest.fixture(params=[np.savez, np.savez_compressed])
@@ -92,14 +92,14 @@ def archive(request, tmp_path):
 
 def test_arrays_of_an_archive(archive):
     expected = np.load(archive)
-    assert numpy_files.member_names(archive) == sorted(expected.files)
+    assert npy.member_names(archive) == sorted(expected.files)
     for name in expected.files:
-        np.testing.assert_array_equal(numpy_files.read_member(archive, name), expected[name])
-        assert numpy_files.member_header(archive, name).shape == expected[name].shape
+        np.testing.assert_array_equal(npy.read_member(archive, name), expected[name])
+        assert npy.member_header(archive, name).shape == expected[name].shape
     with pytest.raises(MissingDataError, match=r"a.npz has no array 'columns'; it has n, rows, turned"):
-        numpy_files.read_member(archive, "columns")
+        npy.read_member(archive, "columns")
     with pytest.raises(BadDataError, match="'turned' is stored with its first axis fastest"):
-        numpy_files.read_member_rows(archive, "turned", [0], np.asarray)
+        npy.read_member_rows(archive, "turned", [0], np.asarray)
 
 
 @settings(max_examples=30, deadline=None)
@@ -109,20 +109,18 @@ def test_rows_of_an_archive_in_any_order_and_any_blocks(tmp_path_factory, rows, 
     values = np.random.default_rng(0).random((50, 3))
     np.savez(path, rows=values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numpy_files, "BLOCK_BYTES", block)
-        found = numpy_files.read_member_rows(path, "rows", rows, lambda some: some * 2)
+        patch.setattr(npy, "BLOCK_BYTES", block)
+        found = npy.read_member_rows(path, "rows", rows, lambda some: some * 2)
     np.testing.assert_array_equal(np.array(found).reshape(-1, 3), values[rows] * 2)
 
 
 def test_rows_that_an_archive_does_not_have(archive):
     with pytest.raises(BadDataError, match="'rows' has 50 rows, not 3 to 50"):
-        numpy_files.read_member_rows(archive, "rows", [50, 3], np.asarray)
+        npy.read_member_rows(archive, "rows", [50, 3], np.asarray)
 
 
 def test_damaged_archives(archive):
-    check_cuts(archive, lambda: numpy_files.read_member(archive, "rows"))
-    refused = check_flips(archive, lambda: numpy_files.read_member(archive, "rows"), count=150)
+    check_cuts(archive, lambda: npy.read_member(archive, "rows"))
+    refused = check_flips(archive, lambda: npy.read_member(archive, "rows"), count=150)
     assert refused > 50
-    check_flips(
-        archive, lambda: np.array(numpy_files.read_member_rows(archive, "rows", [1, 30], np.asarray)), count=150
-    )
+    check_flips(archive, lambda: np.array(npy.read_member_rows(archive, "rows", [1, 30], np.asarray)), count=150)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from bench import errors, options
-from bench.errors import OptionError, UnknownNameError
+from bench.core import errors, options
+from bench.core.errors import OptionError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def test_errors_survive_the_way_back_from_a_worker():
 
 def test_every_error_is_one_that_the_command_line_prints():
     classes = [
-        thing for thing in vars(errors).values() if isinstance(thing, type) and thing.__module__ == "bench.errors"
+        thing for thing in vars(errors).values() if isinstance(thing, type) and thing.__module__ == "bench.core.errors"
     ]
     assert len(classes) >= 7
     assert all(issubclass(cls, errors.ReconbenchError) for cls in classes)

@@ -14,15 +14,16 @@ import torchvision
 from PIL import Image
 
 from bench import score as stage
-from bench.data import order_check, orders, outside
-from bench.data.image_shards import read_images
-from bench.data.nsd.design import Design, read_design
-from bench.data.order_check import Judge, check_order, judge_for
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
-from bench.record import read_records
-from bench.score_inputs import Given, prepare_inputs
-from bench.storage import Folder
-from bench.workspace import open_data, pictures
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.datasets.nsd.design import Design, read_design
+from bench.data.shard_set import open_data, pictures
+from bench.data.shards.pictures import read_images
+from bench.records.record import read_records
+from bench.scoring.outside import files as outside
+from bench.scoring.outside import order_check, orders
+from bench.scoring.outside.inputs import Given, prepare_inputs
+from bench.scoring.outside.order_check import Judge, check_order, judge_for
 from eval.protocols.base import find
 from eval.suite import score as score_pictures
 

@@ -13,14 +13,14 @@ import torch
 from tiny_system import KNN, LATENT, Tiny, raw_trials
 
 from bench import predict as stage
-from bench.data.shards import MANIFEST
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
-from bench.fit.plan import FitPlan
-from bench.fit.trial import loaded_encoder
-from bench.post import PostStep
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
+from bench.core.storage import Folder
+from bench.data.shards.manifest import MANIFEST
+from bench.fitting.plan import FitPlan
+from bench.fitting.trial import loaded_encoder
 from bench.predict import IDENTITY, Prediction, planned, predict, read_predictions
-from bench.recipe import HeadSpec
-from bench.storage import Folder
+from bench.recipes.base import HeadSpec
+from bench.recipes.post_steps import PostStep
 
 ROI = "streams:early"
 TWO_HEADS = dataclasses.replace(KNN, heads={"latent": HeadSpec(LATENT), "part": HeadSpec(LATENT, roi=ROI, take=(1, 3))})

@@ -19,14 +19,7 @@ from PIL import Image
 
 from bench import prepare as stage
 from bench import simulate as simulate_stage
-from bench.data.columns import from_column
-from bench.data.datasets.nsd import Nsd, NsdOptions
-from bench.data.nsd import layout
-from bench.data.shard_plan import plan
-from bench.data.shards import MANIFEST, read_manifest, session_path
-from bench.data.simulate.presets import TINY
-from bench.data.simulate.scenes import captions, draw, sample_scene, stimulus_seed
-from bench.errors import (
+from bench.core.errors import (
     BadDataError,
     CorruptFileError,
     MissingDataError,
@@ -34,9 +27,16 @@ from bench.errors import (
     OtherConfigurationError,
     UnknownNameError,
 )
+from bench.core.storage import Folder
+from bench.data.datasets.nsd import layout
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import MANIFEST, read_manifest, session_path
+from bench.data.shards.plan import plan
+from bench.data.simulate.presets import TINY
+from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
 from bench.prepare import dry_run, numbers, prepare, verify
 from bench.simulate import simulate
-from bench.storage import Folder
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
 FOLDER = f"nsddata_betas/ppdata/subj01/func1pt8mm/{BETAS}"

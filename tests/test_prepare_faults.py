@@ -16,9 +16,9 @@ from prepare_faults import slow
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-from bench.data.shards import MANIFEST, read_manifest
+from bench.core.storage import Folder
+from bench.data.shards.manifest import MANIFEST, read_manifest
 from bench.prepare import COPIES, TASK_MEMORY, prepare, verify
-from bench.storage import Folder
 
 KILLS = 20
 cloudpickle.register_pickle_by_value(prepare_faults)  # Ray's workers do not know the tests' folder
@@ -121,7 +121,7 @@ from pathlib import Path
 import numpy as np
 from bench.data import write_shards
 from bench.data.datasets.base import BetaUnit, Dataset, SessionTrials, Trials, VoxelTable
-from bench.storage import Folder
+from bench.core.storage import Folder
 
 class Wide(Dataset):
     dtype, scale, unit = "<i2", 1 / 300, BetaUnit("percent signal change", 0.3, 30.0, "drawn so")

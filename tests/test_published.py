@@ -11,7 +11,7 @@ from bench.board import papers
 from bench.board.build import build, validate
 from bench.board.markdown import markdown
 from bench.board.published.load import COLUMNS_FILE, FOLDER, PROTOCOLS, READ, load_columns, load_tables, published
-from bench.errors import BadDataError, CorruptFileError, OptionError, UnknownNameError
+from bench.core.errors import BadDataError, CorruptFileError, OptionError, UnknownNameError
 from eval.protocols import base as protocols
 
 TABLES = {table.name: table for table in published()}

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from bench import recipe, registry
-from bench.errors import OptionError, UnknownNameError
-from bench.fit.draws import configurations
-from bench.fit.plan import DataDigests, plan_recipe
+from bench.core import registry
+from bench.core.errors import OptionError, UnknownNameError
+from bench.fitting.draws import configurations
+from bench.fitting.plan import DataDigests, plan_recipe
 from bench.generators.base import Generator, InputSpec, TargetSpec
-from bench.recipe import HeadSpec, Node, with_options
+from bench.recipes import base
+from bench.recipes.base import HeadSpec, Node, with_options
 from encoders.base import Encoder
 
 PLAIN = """
@@ -30,7 +31,7 @@ render:
 def load(tmp_path):
     """Load a recipe from its text, with some keys changed by path: `{"stages.0.encoder": "x"}`."""
 
-    def loaded(text: str, changes: dict | None = None, name: str = "mine") -> recipe.Recipe:
+    def loaded(text: str, changes: dict | None = None, name: str = "mine") -> base.Recipe:
         content = yaml.safe_load(text)
         for path, value in (changes or {}).items():
             *parents, last = path.split(".")
@@ -40,23 +41,23 @@ def load(tmp_path):
             place[last] = value
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(content))
-        return recipe.load(str(file))
+        return base.load(str(file))
 
     return loaded
 
 
-@pytest.mark.parametrize("name", recipe.names())
+@pytest.mark.parametrize("name", base.names())
 def test_every_shipped_recipe_holds(name):
-    loaded = recipe.load(name)
+    loaded = base.load(name)
     assert loaded.name == name
     assert loaded.title
     assert loaded.source
     for values in configurations(loaded.search, seed=0):
-        recipe.check(with_options(loaded, values))
+        base.check(with_options(loaded, values))
 
 
 def test_the_default_recipes_are_shipped():
-    assert {"tiny-ridge", "tiny-braid-mlp", "tiny-knn"} <= set(recipe.names())
+    assert {"tiny-ridge", "tiny-braid-mlp", "tiny-knn"} <= set(base.names())
 
 
 def test_what_is_left_out_has_its_default(load):
@@ -171,9 +172,9 @@ def test_a_blend_takes_nothing_else():
 
 def test_an_unknown_recipe_offers_the_nearest(tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown recipe 'tiny-rige'\. Did you mean 'tiny-ridge'"):
-        recipe.load("tiny-rige")
+        base.load("tiny-rige")
     with pytest.raises(UnknownNameError, match=r"unknown recipe '.*gone\.yaml'"):
-        recipe.load(str(tmp_path / "gone.yaml"))
+        base.load(str(tmp_path / "gone.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_an_unknown_recipe_offers_the_nearest(tmp_path):
 def test_a_file_that_is_no_recipe(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(OptionError, match=message):
-        recipe.load(str(tmp_path / "bad.yaml"))
+        base.load(str(tmp_path / "bad.yaml"))
 
 
 def test_two_stages_need_two_names(load):
@@ -442,6 +443,6 @@ def test_nodes_come_after_what_feeds_them_whatever_their_order_in_the_file(load,
 
 
 def test_a_recipe_is_frozen():
-    loaded = recipe.load("tiny-ridge")
+    loaded = base.load("tiny-ridge")
     with pytest.raises(dataclasses.FrozenInstanceError):
         loaded.name = "other"

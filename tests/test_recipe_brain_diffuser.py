@@ -14,15 +14,16 @@ import ray
 import small_checkpoints
 from tiny_system import Tiny
 
-from bench import recipe, workspace
-from bench.data.image_shards import read_images
+from bench.core.storage import Folder
+from bench.data import shard_set
+from bench.data.shards.pictures import read_images
 from bench.data.simulate.presets import Preset
-from bench.fit.plan import DataDigests
-from bench.graph import Images, Request, Source, render_graphs, source_of
+from bench.fitting.plan import DataDigests
 from bench.predict import Prediction, predict, read_predictions
-from bench.recipe import Recipe
+from bench.recipes import base
+from bench.recipes.base import Recipe
+from bench.rendering.graph import Images, Request, Source, render_graphs, source_of
 from bench.simulate import simulate_shards
-from bench.storage import Folder
 from bench.targets import targets
 
 FEW = Preset("few", sessions=(1,), boxes=((10, 13, 12),), nsdgeneral=(112,), trials_per_session=60)
@@ -43,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
 @pytest.fixture(scope="module")
 def shipped(settings: dict[str, dict[str, object]]) -> Recipe:
     """The shipped recipe, its generators told where the small checkpoints are and to make small pictures."""
-    loaded = recipe.load("brain-diffuser")
+    loaded = base.load("brain-diffuser")
     nodes = {
         name: dataclasses.replace(node, options={**node.options, **settings[node.generator]})
         for name, node in loaded.render.items()
@@ -57,13 +58,13 @@ def opened(
 ) -> Tiny:
     """Sixty simulated trials with the targets of the recipe's heads."""
     shards = simulate_shards(FEW, Folder.at(tmp_path_factory.mktemp("few")), pictures=True, advance=idle)
-    data = workspace.open_data(shards)
+    data = shard_set.open_data(shards)
     made: dict[str, Folder] = {}
     for generator, given in settings.items():
         names = [h.target_name for h in shipped.stages[-1].heads.values() if h.generator == generator]
         folders = targets(data.stimuli, data.folder, generator, given, names)
         made |= {f"{generator}.{name}": folder for name, folder in folders.items()}
-    refs, digests = workspace.target_refs(made)
+    refs, digests = shard_set.target_refs(made)
     train, test = data.load([SUBJECT])
     return Tiny(data, train, test, refs, DataDigests({"": data.manifest.content_digest}, digests))
 
@@ -74,7 +75,7 @@ def predictions(opened: Tiny, shipped: Recipe, tmp_path_factory: pytest.TempPath
     runs = Folder.at(tmp_path_factory.mktemp("brain-diffuser") / "runs")
     plan = opened.plan(shipped.stages[-1], subjects=(SUBJECT,))
     opened.fit(plan, runs)
-    shown = workspace.tested_stimuli(opened.test, PICTURES)[1]
+    shown = shard_set.tested_stimuli(opened.test, PICTURES)[1]
     job = Prediction(plan, SUBJECT, shown, shipped.repeats, shipped.samples, shipped.post)
     (folder,) = predict([job], opened.test, opened.train, opened.targets, opened.data.label_names, runs, idle)
     return folder
@@ -133,6 +134,6 @@ def test_a_rerun_renders_nothing(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("finished pictures were rendered again")
 
-    monkeypatch.setattr("bench.render_client.run_plans", never)
+    monkeypatch.setattr("bench.rendering.client.run_plans", never)
     (again,) = render_graphs([Request(shipped, source)], runs, 0, 2, 1, idle)
     assert again == images

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from board_records import COLUMNS, draw, link, protocol, scored
 
-from bench import provenance, record_parts
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
-from bench.identity import plain
-from bench.record import (
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
+from bench.core.identity import plain
+from bench.core.storage import Folder
+from bench.records import parts, provenance
+from bench.records.record import (
     Event,
     Failure,
     Finding,
@@ -26,8 +27,7 @@ from bench.record import (
     validate,
     write_record,
 )
-from bench.storage import Folder
-from bench.strict import schema
+from bench.records.schemas import schema
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_fields_of_dataclasses_and_schema_are_the_same():
         assert {f.name for f in dataclasses.fields(cls)} == set(properties["properties"]) == set(properties["required"])
 
     compare(Record, rules)
-    compare(record_parts.Link, rules["$defs"]["link"])
+    compare(parts.Link, rules["$defs"]["link"])
     compare(MetricValue, rules["$defs"]["metric"])
     for name, cls in (
         ("identity", "Chain"),
@@ -95,7 +95,7 @@ def test_fields_of_dataclasses_and_schema_are_the_same():
         ("protocol", "ProtocolPart"),
         ("costs", "Costs"),
     ):
-        compare(getattr(record_parts, cls), rules["properties"][name])
+        compare(getattr(parts, cls), rules["properties"][name])
     compare(Finding, rules["properties"]["leakage"]["items"])
     compare(LatentScore, rules["properties"]["latents"]["items"])
     compare(Failure, rules["properties"]["error"]["anyOf"][0])
@@ -241,7 +241,7 @@ def test_commit_comes_from_the_job_then_from_the_image(monkeypatch):
 def test_commit_of_a_checkout(tmp_path, monkeypatch):
     monkeypatch.delenv("RECONBENCH_COMMIT", raising=False)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bench" / "records" / "provenance.py"))
     assert commit() is None
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
-from bench.errors import UnknownNameError
+from bench.core import registry
+from bench.core.errors import UnknownNameError
 
 FOLDERS = {
     "encoder": ("encoders", {"ridge", "braid-mlp", "knn"}),
     "generator": ("bench/generators", {"tiny-diffusion"}),
     "dataset": ("bench/data/datasets", {"nsd"}),
 }
-ROOT = Path(registry.__file__).parent.parent
+ROOT = Path(registry.__file__).parent.parent.parent
 
 ENCODER = """
 from encoders.base import Encoder
@@ -80,6 +80,19 @@ def test_a_package_is_one_thing_too(package):
     (package / "big_net" / "model.py").write_text(ENCODER.format(name="BigNet"))
     (package / "big_net" / "__init__.py").write_text("from made_up_encoders.big_net.model import BigNet\n")
     assert list(registry.found("encoder")) == ["big-net"]
+
+
+def test_machinery_behind_an_underscore_is_no_encoder(package):
+    (package / "_shared.py").write_text(ENCODER.format(name="Shared"))
+    assert registry.found("encoder") == {}
+
+
+def test_a_module_whose_name_begins_with_another_is_not_in_it(package):
+    """`ridge_x` lies beside `ridge`, not in it: what `ridge` imports from there is not its own."""
+    (package / "net_parts.py").write_text(ENCODER.format(name="Part"))
+    (package / "net.py").write_text(f"from made_up_encoders.net_parts import Part\n{ENCODER.format(name='Net')}")
+    names = {name: cls.__name__ for name, cls in registry.found("encoder").items()}
+    assert names == {"net": "Net", "net-parts": "Part"}
 
 
 def test_two_in_one_file_are_refused(package):

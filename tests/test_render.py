@@ -19,9 +19,7 @@ import torch
 from PIL import Image
 
 from bench import render as stage
-from bench.data.columns import to_column
-from bench.data.image_shards import SEAL, part_name, read_images, seal, write_images, write_part
-from bench.errors import (
+from bench.core.errors import (
     BadDataError,
     CorruptFileError,
     MissingDataError,
@@ -29,9 +27,11 @@ from bench.errors import (
     OtherConfigurationError,
     UnknownNameError,
 )
-from bench.generators.chosen import Chosen
+from bench.core.storage import Folder
+from bench.data.shards.columns import to_column
+from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
+from bench.generators.choice import Chosen
 from bench.render import RenderJob, render, seed_of
-from bench.storage import Folder
 
 COUNT = 21
 STEPS = {"steps": 4, "strength": 0.5}
@@ -85,7 +85,7 @@ def port():
 @pytest.fixture(scope="module")
 def serve_running(ray_session, port):
     """Serve, started once for the tests that render; `render` finds and uses it."""
-    from bench.serving import running
+    from bench.rendering.serving import running
 
     with running(port):
         yield
@@ -128,8 +128,8 @@ def test_pictures_once_and_the_same_as_a_bare_loop(serve_running, tmp_path, expe
 
 def test_a_killed_replica_changes_nothing(serve_running, tmp_path, expected):
     """Every part found on the way is counted; the only replica dies after the first."""
-    from bench.render_client import run_plans
-    from bench.serving import Scale, deployed
+    from bench.rendering.client import run_plans
+    from bench.rendering.serving import Scale, deployed
 
     job, chosen, killed = job_at(Folder.at(tmp_path)), Chosen("tiny-diffusion", STEPS), []
     with deployed(chosen, Scale(replicas=1)) as handle:
@@ -164,7 +164,7 @@ def post(port, body):
 
 def test_single_pictures_over_http(serve_running, port, expected):
     """Twelve requests at once, gathered by the route, give the pictures of the batch route; bad ones are told why."""
-    from bench.serving import Scale, deployed
+    from bench.rendering.serving import Scale, deployed
 
     job, answers = job_at(Folder("unused")), {}
     latents, seeds = job.inputs["latent"], job.seeds
@@ -316,7 +316,7 @@ def test_changed_pictures_are_noticed(tmp_path):
     with pytest.raises(CorruptFileError, match="its manifest says"):
         read_images(folder)
     entry = json.loads((tmp_path / SEAL).read_text())["files"][0] | {"size": size, "sha256": sha256}
-    from bench.data.shards import FileEntry
+    from bench.data.shards.manifest import FileEntry
 
     seal(folder, {}, [FileEntry(**entry)], {})
     with pytest.raises(CorruptFileError, match="does not have the checksum"):

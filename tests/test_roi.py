@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.core.errors import OptionError, UnknownNameError
 from bench.data import roi
-from bench.errors import OptionError, UnknownNameError
 
 RNG = np.random.default_rng(5)
 LABELS = {

@@ -14,19 +14,20 @@ from PIL import Image
 from scipy.stats import pearsonr
 from tiny_system import KNN, LATENT, SUBJECTS, Tiny, keys, noisy, stored, true_pictures
 
-from bench import rows, workspace
+from bench.core.errors import MissingDataError
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.data import shard_set
 from bench.data.training_sets import ScoredPictures
-from bench.errors import MissingDataError
-from bench.fit.candidates import Candidate
-from bench.generators.chosen import Chosen
-from bench.graph import Images
-from bench.identity import digest
+from bench.fitting.candidates import Candidate
+from bench.generators.choice import Chosen
 from bench.predict import IDENTITY, Prediction, predict, read_predictions
-from bench.recipe import HeadSpec, Node, Recipe, Search
-from bench.record import ModelSize
-from bench.rows import System, control_rows, gallery, generators, lineage, only_subject, system_row
-from bench.scored import Row
-from bench.storage import Folder
+from bench.recipes.base import HeadSpec, Node, Recipe, Search
+from bench.records.record import ModelSize
+from bench.rendering.graph import Images
+from bench.scoring import systems
+from bench.scoring.recording import Row
+from bench.scoring.systems import System, control_rows, gallery, generators, lineage, only_subject, system_row
 
 COUNT = 12
 PICTURES = ScoredPictures("nsd-sim", ("simulated:3",))
@@ -51,7 +52,7 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
         pictures = noisy(true_pictures(tiny.data, tested[subject]), 30, subject)
         shown[subject] = stored(runs, keys(subject, tested[subject]), pictures, subject=subject)
     given = (tiny.test, tiny.train, tiny.targets, tiny.data.label_names)
-    asked = [*jobs.values(), *map(rows.showings, jobs.values())]
+    asked = [*jobs.values(), *map(systems.showings, jobs.values())]
     predict(asked, *given, runs, lambda units=1, note="": None)
     return System(RECIPE, best, records, 5, 0.25, jobs, shown)
 
@@ -99,7 +100,7 @@ def test_latent_scores_stand_beside_what_noise_lets_through(row, system, runs):
         if score.name != "test correlation":
             assert (score.ceiling, score.relative) == (None, None)  # validation trials are single showings
             continue
-        job = rows.showings(system.predictions[score.subject])
+        job = systems.showings(system.predictions[score.subject])
         assert (job.repeats, len(job.test)) == ("each", COUNT)
         made, single = read_predictions(runs / "predictions" / job.id, score.head)
         stimuli, flat = made["stimulus"].to_numpy(), single.reshape(len(single), -1).astype(float)
@@ -114,7 +115,7 @@ def test_latent_scores_stand_beside_what_noise_lets_through(row, system, runs):
 
 def test_a_ceiling_takes_a_hundred_pictures_of_many(system):
     many = dataclasses.replace(system.predictions[1], test=tuple(range(1000)), samples=5, post=("restandardise",))
-    chosen = rows.showings(many)
+    chosen = systems.showings(many)
     assert (len(chosen.test), chosen.test[0], chosen.test[-1]) == (100, 0, 999)
     assert (chosen.samples, chosen.post) == (1, ())
 
@@ -130,7 +131,7 @@ def test_every_node_of_a_graph_is_paid_for(runs, tested):
         ),
         stored(runs, keys(1, tested[1]), np.zeros((COUNT, 3, 8, 8), np.uint8), inputs={}, blend={drawn.id: 0.5}, n=3),
     ]
-    assert rows._rendering(last) == 7.5
+    assert systems._rendering(last) == 7.5
 
 
 def test_costs_are_summed_over_subjects(row, system, runs):
@@ -211,12 +212,12 @@ def test_the_page_shows_fixed_pictures_beside_the_truth(row, tiny, runs, tested,
     better = {s: stored(runs, keys(s, tested[s]), true_pictures(tiny.data, tested[s]), best=s) for s in SUBJECTS}
     other = Row("other", "system", None, {1: better[1]})
     items = gallery({"a": row, "b": other}, tiny.data, tested)
-    places = [round(i) for i in np.linspace(0, COUNT - 1, rows.GALLERY_IMAGES)]
+    places = [round(i) for i in np.linspace(0, COUNT - 1, systems.GALLERY_IMAGES)]
     shown = [tested[1][place] for place in places]
     assert [(item.subject, item.stimulus) for item in items] == [(s, stimulus) for s in SUBJECTS for stimulus in shown]
     alone = gallery({"b": other}, tiny.data, tested)
     assert [item.stimulus for item in alone] == [item.stimulus for item in items]  # whatever the scores are
-    truth = workspace.pictures(tiny.data, shown)
+    truth = shard_set.pictures(tiny.data, shown)
     for item in items:
         np.testing.assert_array_equal(_pixels(item.truth), truth[item.stimulus])
         assert set(item.images) == ({"a", "b"} if item.subject == 1 else {"a"})
@@ -235,10 +236,10 @@ def test_the_page_names_pictures_by_their_first_caption(row, tiny, tested):
     items = gallery({"a": row}, tiny.data, tested)
     assert all(item.caption for item in items)
     assert [item.caption for item in items] == [known[item.stimulus][0] for item in items]
-    found = workspace.captions(tiny.data, tested[1])
+    found = shard_set.captions(tiny.data, tested[1])
     assert found == {stimulus: tuple(known[stimulus]) for stimulus in tested[1]}
     with pytest.raises(MissingDataError, match=r"holds no caption of stimuli \[999999\]"):
-        workspace.captions(tiny.data, [999_999])
+        shard_set.captions(tiny.data, [999_999])
 
 
 def test_the_first_of_several_pictures_is_shown(tiny, runs, tested):

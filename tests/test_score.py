@@ -11,18 +11,19 @@ import pytest
 import torch
 from tiny_system import Tiny, keys, noisy, stored, true_pictures
 
-from bench import cluster, workspace
 from bench import score as stage
-from bench.data.image_shards import SEAL
-from bench.errors import BadDataError, MissingDataError
-from bench.graph import Images
-from bench.identity import digest, source_digest
-from bench.record import RECORD_FILE, Costs, Record, read_records, read_samples
+from bench.core import cluster
+from bench.core.errors import BadDataError, MissingDataError
+from bench.core.identity import digest, source_digest
+from bench.core.storage import Folder
+from bench.data import shard_set
+from bench.data.shards.pictures import SEAL
+from bench.records.record import RECORD_FILE, Costs, Record, read_records, read_samples
+from bench.rendering.graph import Images
 from bench.score import score_rows
-from bench.score_inputs import images_of
-from bench.scored import Row, Task, score_link
-from bench.storage import Folder
-from eval.networks.weights import UNTRAINED
+from bench.scoring.outside.inputs import images_of
+from bench.scoring.recording import Row, Task, score_link
+from eval.networks._weights import UNTRAINED
 from eval.suite import Scores
 from eval.suite import score as suite
 
@@ -137,7 +138,7 @@ def test_the_record_says_what_was_scored_and_how(records, rows, task, images, st
     assert (data.name, data.shards) == (tiny.data.manifest.dataset, tiny.data.manifest.content_digest)
     assert data.content == tiny.data.stimuli_manifest.content_digest
     assert (data.subjects, data.test_stimuli) == ((1, 2), COUNT)
-    assert data.test_digest == workspace.tested_digest(task.tested)
+    assert data.test_digest == shard_set.tested_digest(task.tested)
     assert (record.source_digest, record.commit) == (source_digest(), COMMIT)
     assert record.ray["settings"] == cluster.apply_settings()
     assert record.determinism["seed"] == 0

@@ -11,16 +11,16 @@ import torch
 from test_graph import LOW, recipe, walk
 from tiny_system import LATENT, keys, noisy, true_pictures
 
-from bench import graph, graph_select, selection
-from bench.data.image_shards import claim, read_images, write_images
-from bench.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
-from bench.fit.subject_stream import TargetTable
+from bench.core.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.shards.pictures import claim, read_images, write_images
+from bench.fitting.subject_stream import TargetTable
 from bench.generators.base import Stimuli
-from bench.generators.chosen import Chosen
-from bench.graph import Request, Source
-from bench.recipe import HeadSpec, Node, Select, check
-from bench.selection import Space, best, encoded, group_means, similarities
-from bench.storage import Folder
+from bench.generators.choice import Chosen
+from bench.recipes.base import HeadSpec, Node, Select, check
+from bench.rendering import graph, graph_select, selection
+from bench.rendering.graph import Request, Source
+from bench.rendering.selection import Space, best, encoded, group_means, similarities
 
 SAMPLES, STIMULI = 3, [7, 3, 40]
 BRAIN = Select("low", "brain", head="z")

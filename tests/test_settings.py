@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from bench import recipe
-from bench.errors import OtherConfigurationError
-from bench.identity import digest
-from bench.recipe import with_options
-from bench.settings import SWEEP_FILE, Settings, claim, held
-from bench.storage import Folder
+from bench.core.errors import OtherConfigurationError
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.recipes import base
+from bench.recipes.base import with_options
+from bench.sweeping.settings import SWEEP_FILE, Settings, claim, held
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def settings(tmp_path) -> Settings:
     return Settings(recipes=("tiny-knn",), runs=Folder.at(tmp_path / "runs"), data=Folder.at(tmp_path / "data"))
 
 
-RECIPES = [recipe.load("tiny-knn")]
+RECIPES = [base.load("tiny-knn")]
 
 NEUTRAL = {
     "runs": Folder("/elsewhere"),
@@ -95,7 +95,7 @@ def test_a_folder_of_another_configuration_is_refused(settings):
 def test_other_recipes_are_named(settings):
     claim(settings, RECIPES)
     with pytest.raises(OtherConfigurationError, match="recipes: there tiny-knn, now tiny-ridge"):
-        held(settings, [recipe.load("tiny-ridge")])
+        held(settings, [base.load("tiny-ridge")])
 
 
 def test_a_long_difference_is_shortened(settings):

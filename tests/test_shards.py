@@ -12,11 +12,11 @@ import pyarrow.dataset as ds
 import pytest
 from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, written
 
-from bench.data import shards
-from bench.data.columns import from_column
-from bench.data.shards import MANIFEST, FileEntry, Manifest, read_checked, read_manifest
-from bench.errors import CorruptFileError, MissingDataError, OptionError, UnknownNameError
-from bench.storage import Folder
+from bench.core.errors import CorruptFileError, MissingDataError, OptionError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.shards import manifest as shards
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_checked, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.data.simulate.anatomy import ROI_LABELS, STREAMS, V1, V2, Anatomy, build_anatomy
+from bench.data.simulate.brain.anatomy import ROI_LABELS, STREAMS, V1, V2, Anatomy, build_anatomy
 from bench.data.simulate.design import SESSIONS
 from bench.data.simulate.presets import BOXES, DEMO, FULL, NSDGENERAL, TINY
-from bench.data.simulate.scenes import FIRST_TRAINING_DESIGN
+from bench.data.simulate.scenes.sampling import FIRST_TRAINING_DESIGN
 
 
 @pytest.fixture(scope="module", params=[1, 6, 8])

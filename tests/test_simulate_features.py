@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.simulate.attributes import COLOURS, KINDS, LIGHTS, SETTINGS, Scene, SceneObject
-from bench.data.simulate.features import (
+from bench.data.simulate.brain.features import (
     BLOCK,
     ENERGY_GRID,
     FREQUENCIES,
@@ -17,7 +16,8 @@ from bench.data.simulate.features import (
     grid_centres,
     image_features,
 )
-from bench.data.simulate.scenes import draw_batch, sample_scene
+from bench.data.simulate.scenes.attributes import COLOURS, KINDS, LIGHTS, SETTINGS, Scene, SceneObject
+from bench.data.simulate.scenes.sampling import draw_batch, sample_scene
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import pytest
 import ray
 
 from bench import simulate as stage
-from bench.data.shards import read_manifest, session_path
+from bench.core.errors import MissingDataError, OptionError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.shard_set import open_data, pictures, scored_pictures
+from bench.data.shards.manifest import read_manifest, session_path
+from bench.data.shards.write import png
+from bench.data.simulate.brain.responses import MEDIAN_NCSNR, Voxels, session_betas
 from bench.data.simulate.design import SHARED, TRIALS
 from bench.data.simulate.low_rank import RANK, LowRankNsd, LowRankOptions, latents, low_rank_subject
 from bench.data.simulate.presets import DEMO, FULL, NSDGENERAL, TINY
-from bench.data.simulate.responses import MEDIAN_NCSNR, Voxels, session_betas
-from bench.data.simulate.scenes import captions, draw, sample_scene, stimulus_seed
-from bench.data.write_shards import png
-from bench.errors import MissingDataError, OptionError, UnknownNameError
+from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
 from bench.simulate import simulate_shards
-from bench.storage import Folder
-from bench.workspace import open_data, pictures, scored_pictures
-from eval import noise_ceiling
+from eval.statistics import noise_ceiling
 
 SESSIONS = 20
 SMALL = replace(

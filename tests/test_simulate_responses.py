@@ -5,10 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.data.simulate.design import Design, simulate_design
-from bench.data.simulate.features import ImageFeatures, image_features
-from bench.data.simulate.presets import DEMO, TINY
-from bench.data.simulate.responses import (
+from bench.data.simulate.brain.features import ImageFeatures, image_features
+from bench.data.simulate.brain.responses import (
     AREA_NOISE_CEILING,
     MEDIAN_NCSNR,
     SATURATION,
@@ -18,8 +16,10 @@ from bench.data.simulate.responses import (
     simulate_subject,
     to_int16,
 )
-from bench.data.simulate.scenes import draw_batch, sample_scene, stimulus_seed
-from bench.data.simulate.tuning import pixel_share, reference_features
+from bench.data.simulate.brain.tuning import pixel_share, reference_features
+from bench.data.simulate.design import Design, simulate_design
+from bench.data.simulate.presets import DEMO, TINY
+from bench.data.simulate.scenes.sampling import draw_batch, sample_scene, stimulus_seed
 
 
 @pytest.fixture(scope="module")

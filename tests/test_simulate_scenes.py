@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from bench.data.simulate.attributes import COLOURS, KINDS, PAINTED_SETTINGS, SETTINGS, Scene, SceneObject
-from bench.data.simulate.captions import TIME
-from bench.data.simulate.drawing import COLOUR_RGB, LIGHT_GAIN, _grid
-from bench.data.simulate.scenes import (
+from bench.data.simulate.scenes.attributes import COLOURS, KINDS, PAINTED_SETTINGS, SETTINGS, Scene, SceneObject
+from bench.data.simulate.scenes.captions import TIME
+from bench.data.simulate.scenes.drawing import COLOUR_RGB, LIGHT_GAIN, _grid
+from bench.data.simulate.scenes.sampling import (
     attribute_names,
     attribute_vector,
     captions,
@@ -18,7 +18,7 @@ from bench.data.simulate.scenes import (
     sample_scene,
     stimulus_seed,
 )
-from bench.data.simulate.shapes import SHAPES, Part, signed_distance
+from bench.data.simulate.scenes.shapes import SHAPES, Part, signed_distance
 
 
 @pytest.fixture(scope="module")

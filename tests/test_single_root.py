@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from bench.core.errors import BadDataError, MissingDataError, OptionError, ReconbenchError, UnknownNameError
+from bench.data.datasets._single_root import RootOptions, SingleRoot
 from bench.data.datasets.base import VoxelTable
-from bench.data.single_root import RootOptions, SingleRoot
-from bench.errors import BadDataError, MissingDataError, OptionError, ReconbenchError, UnknownNameError
 
 LABELS = {"V1": np.array([0, 1, 2, 0, 1], np.int16), "V2": np.array([1, 0, 0, 0, 1], np.int16)}
 NAMES = {"V1": {"left": 1, "right": 2}, "V2": {"V2": 1}}

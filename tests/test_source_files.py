@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nsd_copy import BOX, SPACE, write_copy, write_pictures
 
-from bench.data import patience, terms
-from bench.data.datasets.nsd import Nsd, NsdOptions
-from bench.data.nsd import chunk_index, layout, volumes
-from bench.data.range_file import BLOCK, RangeFile
-from bench.data.source_files import SourceFiles
-from bench.errors import CorruptFileError, MissingDataError, OptionError, UnreachableError
+from bench.core.errors import CorruptFileError, MissingDataError, OptionError, UnreachableError
+from bench.core.storage import Folder
+from bench.data import terms
+from bench.data.datasets.nsd import layout, volumes
+from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
+from bench.data.sources import hdf5_chunks, retries
+from bench.data.sources.files import SourceFiles
+from bench.data.sources.ranges import BLOCK, RangeFile
 from bench.prepare import dry_run, main, prepare
-from bench.storage import Folder
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick_and_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -113,9 +114,9 @@ def test_a_server_that_never_answers_is_named():
 
 
 def test_pauses_double_up_to_a_limit(monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 4.0)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 4.0)
     waited: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
+    monkeypatch.setattr(retries.time, "sleep", waited.append)
     file = RangeFile(Flaky(b"01", [OSError("no")] * 5), 2, "file")
     assert file.range(0, 2) == b"01"
     for pause, longest in zip(waited, [4, 8, 10, 10, 10], strict=True):
@@ -154,11 +155,11 @@ def test_every_chunk_is_found_where_hdf5_says(chunked):
     file = opened(path)
     with h5py.File(path) as reference:
         dataset = reference["betas"]
-        index = chunk_index.index_of(dataset, file)
+        index = hdf5_chunks.index_of(dataset, file)
         assert index is not None
         rng = np.random.default_rng(2)
         wanted = np.unique(rng.integers(0, np.prod(box), 300))
-        offsets = chunk_index.locate(file, index, wanted)
+        offsets = hdf5_chunks.locate(file, index, wanted)
         places = np.stack(np.unravel_index(wanted, box[::-1]), axis=1)
         for place, offset in zip(places, offsets, strict=True):
             assert dataset.id.get_chunk_info_by_coord((0, *place.tolist())).byte_offset == offset

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from stream_shards import trials_of
 
 from bench.data.splits import ROLES, Split
-from bench.leakage import audit
-from bench.recipe import Recipe
-from bench.recipe_parts import HeadSpec, Node, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node, Stage
+from bench.scoring.leakage import audit
 
 TRAIN, VALIDATION, TEST = range(3)
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import storage
-from bench.errors import CorruptFileError, MissingDataError, OptionError
-from bench.storage import Folder
+from bench.core import storage
+from bench.core.errors import CorruptFileError, MissingDataError, OptionError
+from bench.core.storage import Folder
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -33,16 +33,16 @@ from stream_shards import (
     written,
 )
 
-from bench import console
-from bench.data import shards
-from bench.data.shards import FileEntry, read_manifest
+from bench.core import console
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.shards import manifest
+from bench.data.shards.manifest import FileEntry, read_manifest
 from bench.data.splits import ROLES, Split
-from bench.data.stream import FIT, Query, load
-from bench.data.stream_rules import RULES, Moments, merged, moments, scaling
-from bench.data.stream_trials import Betas, SubjectTrials
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
-from bench.fit.subject_stream import SubjectStream
-from bench.storage import Folder
+from bench.data.stream.load import FIT, Query, load
+from bench.data.stream.rules import RULES, Moments, merged, moments, scaling
+from bench.data.stream.trials import Betas, SubjectTrials
+from bench.fitting.subject_stream import SubjectStream
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 ALL = ("train", "validation", "test")
@@ -133,14 +133,14 @@ def test_fits_are_handed_no_test_trial(folder):
 
 def test_other_subjects_files_are_never_opened(own):
     for session in (1, 2):
-        own.write_bytes(shards.session_path(1, session), b"not parquet")
-    (Path(own.path) / shards.voxels_path(1)).unlink()
+        own.write_bytes(manifest.session_path(1, session), b"not parquet")
+    (Path(own.path) / manifest.voxels_path(1)).unlink()
     assert read(own, subjects=(2,))[2].n_voxels == VOXELS[2]
 
 
 def test_other_sessions_files_are_never_opened(own):
-    (Path(own.path) / shards.session_path(1, 1)).unlink()
-    own.write_bytes(shards.session_path(2, 1), b"not parquet")
+    (Path(own.path) / manifest.session_path(1, 1)).unlink()
+    own.write_bytes(manifest.session_path(2, 1), b"not parquet")
     for subject, trials in read(own, sessions=(2,)).items():
         np.testing.assert_array_equal(trials.trial, np.arange(60, 120), err_msg=str(subject))
         np.testing.assert_array_equal(trials.sessions, [2])
@@ -168,7 +168,7 @@ def test_the_arrays_lie_in_shared_memory_read_only(ray_session, folder):
 
 
 def test_a_corrupt_file_is_one_line_on_the_command_line(own, capsys):
-    path = shards.session_path(1, 2)
+    path = manifest.session_path(1, 2)
     own.write_bytes(path, own.read_bytes(path)[:-100])
     assert console.guard(lambda argv: len(read(own)), []) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -214,7 +214,7 @@ def fails(error: type[Exception], message: str, folder: Folder, **changes) -> No
 
 
 def test_a_changed_file_is_named(own):
-    path = shards.session_path(2, 1)
+    path = manifest.session_path(2, 1)
     content = bytearray(own.read_bytes(path))
     content[50] ^= 1
     own.write_bytes(path, bytes(content))
@@ -222,19 +222,19 @@ def test_a_changed_file_is_named(own):
 
 
 def test_a_truncated_file_is_named(own):
-    path = shards.session_path(1, 2)
+    path = manifest.session_path(1, 2)
     own.write_bytes(path, own.read_bytes(path)[:-100])
     fails(CorruptFileError, r"subject=1/session=2/part-0.parquet: \d+ bytes, its manifest says \d+", own)
 
 
 def test_a_missing_file_is_named(own):
-    (Path(own.path) / shards.session_path(1, 2)).unlink()
+    (Path(own.path) / manifest.session_path(1, 2)).unlink()
     fails(MissingDataError, r"no file .*subject=1/session=2/part-0.parquet", own)
 
 
 def test_a_changed_voxel_table_is_named(own):
-    table = own.read_table(shards.voxels_path(1))
-    own.write_table(shards.voxels_path(1), table.set_column(0, "x", pa.array(np.zeros(12), pa.int32())))
+    table = own.read_table(manifest.voxels_path(1))
+    own.write_table(manifest.voxels_path(1), table.set_column(0, "x", pa.array(np.zeros(12), pa.int32())))
     fails(CorruptFileError, r"voxels/subject-1.parquet: sha256 .* its manifest says", own, subjects=(1,))
 
 
@@ -244,7 +244,7 @@ def test_sessions_and_subjects_that_are_not_there_are_named(folder):
 
 
 def test_a_set_that_was_never_finished(own):
-    (Path(own.path) / shards.MANIFEST).unlink()
+    (Path(own.path) / manifest.MANIFEST).unlink()
     fails(MissingDataError, "no manifest.json", own)
 
 
@@ -266,14 +266,14 @@ def test_betas_of_another_mask_are_refused(own):
 
 
 def test_a_voxel_table_of_another_mask_is_refused(own):
-    entry = dataclasses.replace(write_voxels(own, 2), path=shards.voxels_path(1), subject=1)
-    own.write_bytes(entry.path, own.read_bytes(shards.voxels_path(2)))
+    entry = dataclasses.replace(write_voxels(own, 2), path=manifest.voxels_path(1), subject=1)
+    own.write_bytes(entry.path, own.read_bytes(manifest.voxels_path(2)))
     sealed(own, entry)
     fails(BadDataError, r"subject-1.parquet: 9 voxels, the betas of subject 1 have 12", own, subjects=(1,))
 
 
 def test_a_file_with_other_rows_than_its_manifest_says(own):
-    entry = read_manifest(own).entry(shards.session_path(1, 1))
+    entry = read_manifest(own).entry(manifest.session_path(1, 1))
     sealed(own, dataclasses.replace(entry, rows=61))
     fails(BadDataError, r"session=1/part-0.parquet: 60 rows, its manifest says 61", own, subjects=(1,))
 
@@ -347,7 +347,7 @@ def test_the_same_through_s3(ray_session, s3_bucket, loaded):
     for ours, theirs in zip(trials.betas.blocks, loaded[2].betas.blocks, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(trials.mean, loaded[2].mean)
-    folder.write_bytes(shards.session_path(2, 1), b"short")
+    folder.write_bytes(manifest.session_path(2, 1), b"short")
     fails(CorruptFileError, r"s3://.*session=1/part-0.parquet: 5 bytes, its manifest says", folder, subjects=(2,))
 
 
@@ -407,7 +407,7 @@ def test_one_pass_keeps_fit_and_test_in_memory_of_their_own(own):
 
 
 def test_a_file_sealed_with_an_xxh3_is_compared_with_it(own):
-    path = shards.session_path(2, 1)
+    path = manifest.session_path(2, 1)
     content = own.read_bytes(path)
     entry = dataclasses.replace(read_manifest(own).entry(path), xxh3=xxhash.xxh3_64_hexdigest(content))
     sealed(own, entry)

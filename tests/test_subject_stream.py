@@ -11,12 +11,12 @@ import ray
 import torch
 from stream_shards import LABEL_NAMES, TARGET_SHAPE, latents, target_table, trials_of
 
+from bench.core.errors import MissingDataError, UnknownNameError
 from bench.data.splits import ROLES
-from bench.data.stream_resident import DeviceGather, Resident, resident
-from bench.data.stream_split import in_turn, turns
-from bench.data.stream_trials import Betas, SubjectTrials
-from bench.errors import MissingDataError, UnknownNameError
-from bench.fit.subject_stream import SubjectStream, TargetTable
+from bench.data.stream.resident import DeviceGather, Resident, resident
+from bench.data.stream.trials import Betas, SubjectTrials
+from bench.data.stream.turns import in_turn, turns
+from bench.fitting.subject_stream import SubjectStream, TargetTable
 
 TRIALS = trials_of(1)
 BETAS = np.concatenate(TRIALS.betas.blocks)

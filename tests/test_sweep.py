@@ -12,12 +12,13 @@ import pytest
 import torch
 from sweep_summary import summary
 
-from bench import flow, sweep
-from bench.data.shards import MANIFEST
-from bench.errors import BadDataError
-from bench.fit import trial
+from bench import sweep
+from bench.core.errors import BadDataError
+from bench.core.storage import Folder
+from bench.data.shards.manifest import MANIFEST
+from bench.fitting import trial
 from bench.leaderboard import check_board
-from bench.storage import Folder
+from bench.sweeping import flow
 
 RECIPES = "tiny-ridge,tiny-knn"
 GOLDEN = Path(__file__).parent / "golden" / "sweep.json"
@@ -112,8 +113,8 @@ def test_rerun_repeats_nothing(finished: Path, tiny_shards: Folder, monkeypatch:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("finished work was repeated")
 
-    monkeypatch.setattr("bench.fit.search._tune", never)
-    monkeypatch.setattr("bench.render_client.run_plans", never)
+    monkeypatch.setattr("bench.fitting.search._tune", never)
+    monkeypatch.setattr("bench.rendering.client.run_plans", never)
     monkeypatch.setattr("bench.score.write_score", never)
     assert run(arguments(tiny_shards, finished)) == 0
     after = files(finished)
@@ -201,9 +202,9 @@ def test_corrupt_shard_is_named(tiny_shards: Folder, tmp_path: Path, capsys: pyt
 def test_fit_never_receives_test_trials(tiny_shards: Folder, ray_session: None) -> None:
     import ray
 
-    from bench.fit.inputs import FitInputs, streams
-    from bench.fit.plan import FitPlan
-    from bench.workspace import open_data
+    from bench.data.shard_set import open_data
+    from bench.fitting.inputs import FitInputs, streams
+    from bench.fitting.plan import FitPlan
 
     data = open_data(tiny_shards)
     both = ray.get(data.load([1], (("train", "test"),))[0][1])

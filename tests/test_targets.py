@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from bench import targets as stage
-from bench.data.columns import from_column
-from bench.data.shards import FileEntry, Manifest, read_manifest, stimuli_table
-from bench.data.simulate.scenes import captions, draw, sample_scene, stimulus_seed
-from bench.data.target_shards import read_targets, targets_table, write_targets
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
+from bench.core.storage import Folder
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import FileEntry, Manifest, read_manifest, stimuli_table
+from bench.data.shards.targets import read_targets, targets_table, write_targets
+from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
-from bench.generators.chosen import Chosen
-from bench.storage import Folder
-from bench.target_parts import PartMaker, Unit, Work, checked_values, stimuli_of
+from bench.generators.choice import Chosen
+from bench.generators.encoding import PartMaker, Unit, Work, checked_values, stimuli_of
 
 NUMBERS = list(range(40))
 

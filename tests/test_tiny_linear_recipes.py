@@ -10,36 +10,38 @@ from typing import Any
 import pytest
 import torch
 
-from bench import flow, recipe, sweep
-from bench.console import Advance
-from bench.data.image_shards import write_images
-from bench.generators.chosen import Chosen
+from bench import sweep
+from bench.core.console import Advance
+from bench.core.storage import Folder
+from bench.data.shards.pictures import write_images
+from bench.generators.choice import Chosen
+from bench.recipes import base
 from bench.render import RenderJob
-from bench.settings import DEFAULT_RECIPES
-from bench.storage import Folder
+from bench.sweeping import flow
+from bench.sweeping.settings import DEFAULT_RECIPES
 
 LINEAR = ("tiny-takagi", "tiny-brain-diffuser", "tiny-ip-adapter")
 
 
 def test_the_default_sweep_runs_them() -> None:
-    assert set(LINEAR) <= set(DEFAULT_RECIPES) <= set(recipe.names())
+    assert set(LINEAR) <= set(DEFAULT_RECIPES) <= set(base.names())
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_they_are_quick_and_closed(name: str) -> None:
-    loaded = recipe.load(name)
+    loaded = base.load(name)
     assert (loaded.search.trials, loaded.samples, loaded.open_reasons) == (1, 1, [])
     assert {stage.encoder for stage in loaded.stages} == {"ridge"}
-    assert "# Deviations:" in (recipe.FOLDER / f"{name}.yaml").read_text()
+    assert "# Deviations:" in (base.FOLDER / f"{name}.yaml").read_text()
 
 
 def test_takagis_heads_see_their_own_voxels() -> None:
-    heads = recipe.load("tiny-takagi").stages[0].heads
+    heads = base.load("tiny-takagi").stages[0].heads
     assert {name: head.roi for name, head in heads.items()} == {"latent": "streams:early", "text": "streams:ventral"}
 
 
 def test_brain_diffuser_has_a_penalty_a_head_and_two_models() -> None:
-    loaded = recipe.load("tiny-brain-diffuser")
+    loaded = base.load("tiny-brain-diffuser")
     stage = loaded.stages[0]
     assert set(stage.options["alpha"]) == set(stage.heads) == {"latent", "tokens", "text"}
     assert [(name, node.generator) for name, node in loaded.render_order()] == [
@@ -51,7 +53,7 @@ def test_brain_diffuser_has_a_penalty_a_head_and_two_models() -> None:
 
 def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
     """Starting a deployment costs more than its pictures: equal options let the render stage start one."""
-    nodes = [recipe.load(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
+    nodes = [base.load(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
     one, other = (Chosen(node.generator or "", node.options).identity(render=True) for node in nodes)
     assert one == other
 
@@ -59,7 +61,7 @@ def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
 def test_the_controls_are_those_of_the_best_of_comparable_recipes() -> None:
     """Tokens and text are easier to predict than the latent; whoever predicts them alone is no winner for that."""
     scores = {"tiny-ridge": 0.62, "tiny-braid-mlp": 0.64, "tiny-knn": 0.4, "tiny-takagi": 0.7, "tiny-ip-adapter": 0.75}
-    fitted = [flow.Fitted(recipe.load(name), {}, {}, 1, score) for name, score in scores.items()]
+    fitted = [flow.Fitted(base.load(name), {}, {}, 1, score) for name, score in scores.items()]
     for given in (fitted, fitted[::-1]):
         assert flow._winner(given).recipe.name == "tiny-braid-mlp"
     assert flow._winner(fitted[3:]).recipe.name == "tiny-ip-adapter"
@@ -80,7 +82,7 @@ def finished(tiny_shards: Folder, tmp_path_factory: pytest.TempPathFactory) -> P
     runs = tmp_path_factory.mktemp("linear") / "runs"
     chosen = ["--recipes", ",".join(LINEAR), "--subjects", "1", "--test-images", "24"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.graph.render", render_here)
+        patch.setattr("bench.rendering.graph.render", render_here)
         assert sweep.main(["--shards", tiny_shards.uri, "--runs", str(runs), *chosen]) == 0
     return runs
 

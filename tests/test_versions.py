@@ -10,7 +10,8 @@ import regenerate_golden
 from fixed_outputs import PROTOCOLS, Output, outputs
 from regenerate_golden import differences, entry, stored
 
-from bench import post, registry
+from bench.core import registry
+from bench.recipes import post_steps
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def made() -> dict[str, Output]:
 
 def test_everything_with_a_version_is_covered(made):
     names = {f"encoder {name}" for name in registry.found("encoder")}
-    names |= {f"post {name}" for name in post.STEPS} | {f"protocol {name}" for name in PROTOCOLS}
+    names |= {f"post {name}" for name in post_steps.STEPS} | {f"protocol {name}" for name in PROTOCOLS}
     names |= {"split shared-test"}
     assert names <= set(made)
     for name, kind in registry.found("generator").items():

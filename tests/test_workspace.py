@@ -12,9 +12,9 @@ import pytest
 import ray
 from tiny_system import LATENT, raw_trials
 
-from bench import workspace
-from bench.errors import CorruptFileError, MissingDataError, OptionError
-from bench.storage import Folder
+from bench.core.errors import CorruptFileError, MissingDataError, OptionError
+from bench.core.storage import Folder
+from bench.data import shard_set
 
 
 def test_the_test_pictures_are_those_marked_as_shared(tiny):
@@ -26,13 +26,13 @@ def test_the_test_pictures_are_those_marked_as_shared(tiny):
 
 def test_shards_are_found_beside_their_stimuli(tiny, tmp_path):
     home = Folder(tiny.data.folder.uri.rpartition("/")[0])
-    assert workspace.find_shards(home, tiny.data.folder.name) == [tiny.data.shards]
-    assert workspace.find_shards(Folder.at(tmp_path), "nsd") == []
+    assert shard_set.find_shards(home, tiny.data.folder.name) == [tiny.data.shards]
+    assert shard_set.find_shards(Folder.at(tmp_path), "nsd") == []
 
 
 def test_a_stimuli_set_is_not_a_set_of_trials(tiny):
     with pytest.raises(MissingDataError, match="holds stimuli, trial shards are needed"):
-        workspace.open_data(tiny.data.stimuli)
+        shard_set.open_data(tiny.data.stimuli)
 
 
 def test_trials_come_by_subject_and_role(tiny):
@@ -46,28 +46,28 @@ def test_trials_come_by_subject_and_role(tiny):
 
 def test_test_pictures_in_common_come_first(tiny):
     seen = {s: set(ray.get(ref).stimulus.tolist()) for s, ref in tiny.test.items()}
-    assert workspace.tested_stimuli(tiny.test) == {s: tuple(sorted(mine)) for s, mine in seen.items()}
+    assert shard_set.tested_stimuli(tiny.test) == {s: tuple(sorted(mine)) for s, mine in seen.items()}
     common = sorted(seen[1] & seen[2])
-    assert workspace.tested_stimuli(tiny.test, 3) == {1: tuple(common[:3]), 2: tuple(common[:3])}
+    assert shard_set.tested_stimuli(tiny.test, 3) == {1: tuple(common[:3]), 2: tuple(common[:3])}
     with pytest.raises(MissingDataError, match=f"{len(common) + 1} test pictures were asked for; all subjects saw "):
-        workspace.tested_stimuli(tiny.test, len(common) + 1)
+        shard_set.tested_stimuli(tiny.test, len(common) + 1)
     for limit in (0, -1):
         with pytest.raises(OptionError, match=f"{limit} test pictures were asked for; at least 1"):
-            workspace.tested_stimuli(tiny.test, limit)
-    assert workspace.tested_digest({1: [1, 2]}) != workspace.tested_digest({1: [2, 1]})
+            shard_set.tested_stimuli(tiny.test, limit)
+    assert shard_set.tested_digest({1: [1, 2]}) != shard_set.tested_digest({1: [2, 1]})
 
 
 def test_targets_are_found_by_their_content(tiny):
-    found = workspace.find_targets(tiny.data, tiny.digests.targets)
+    found = shard_set.find_targets(tiny.data, tiny.digests.targets)
     assert list(found) == [LATENT]
-    assert workspace.target_refs(found)[1] == tiny.digests.targets
+    assert shard_set.target_refs(found)[1] == tiny.digests.targets
     with pytest.raises(MissingDataError, match=f"no target shards {LATENT} with content 0123 in .*run the targets"):
-        workspace.find_targets(tiny.data, {LATENT: "0123"})
+        shard_set.find_targets(tiny.data, {LATENT: "0123"})
 
 
 def test_a_picture_that_is_not_there_is_named(tiny):
     with pytest.raises(MissingDataError, match=r"holds no picture of stimuli \[888888, 999999\] \(2 in all\)"):
-        workspace.pictures(tiny.data, [999_999, *tiny.stimuli(2), 888_888])
+        shard_set.pictures(tiny.data, [999_999, *tiny.stimuli(2), 888_888])
 
 
 def test_a_changed_stimuli_file_is_refused(tiny, tmp_path):
@@ -79,4 +79,4 @@ def test_a_changed_stimuli_file_is_refused(tiny, tmp_path):
     file.write_bytes(bytes(content))
     damaged = dataclasses.replace(tiny.data, stimuli=Folder.at(copy))
     with pytest.raises(CorruptFileError, match=file.name):
-        workspace.pictures(damaged, tiny.stimuli(1))
+        shard_set.pictures(damaged, tiny.stimuli(1))

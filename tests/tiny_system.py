@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from bench import workspace
-from bench.data.image_shards import write_images
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.data import shard_set
+from bench.data.shard_set import Data
+from bench.data.shards.pictures import write_images
 from bench.data.splits import ROLES, Split
-from bench.fit.inputs import FitInputs
-from bench.fit.plan import DataDigests, FitPlan, plan_stage
-from bench.fit.trial import FitRecord, run_fit
-from bench.graph import Images
-from bench.identity import digest
-from bench.recipe import HeadSpec, Stage
-from bench.storage import Folder
+from bench.fitting.inputs import FitInputs
+from bench.fitting.plan import DataDigests, FitPlan, plan_stage
+from bench.fitting.trial import FitRecord, run_fit
+from bench.recipes.base import HeadSpec, Stage
+from bench.rendering.graph import Images
 from bench.targets import targets
-from bench.workspace import Data
 
 SUBJECTS = (1, 2)
 LATENT = "tiny-diffusion.latent"
@@ -43,7 +43,7 @@ class Tiny:
 
     def stimuli(self, count: int) -> tuple[int, ...]:
         """The first test stimuli that both subjects saw."""
-        return workspace.tested_stimuli(self.test, count)[1]
+        return shard_set.tested_stimuli(self.test, count)[1]
 
     def plan(self, stage: Stage = KNN, subjects=(1,), **changes: Any) -> FitPlan:
         return plan_stage(stage, subjects, self.digests, 0, **changes)
@@ -56,8 +56,8 @@ class Tiny:
 
 
 def open_tiny(shards: Folder) -> Tiny:
-    data = workspace.open_data(shards)
-    refs, digests = workspace.target_refs(
+    data = shard_set.open_data(shards)
+    refs, digests = shard_set.target_refs(
         {LATENT: targets(data.stimuli, data.folder, "tiny-diffusion", {}, ["latent"])["latent"]}
     )
     train, test = data.load(SUBJECTS)
@@ -100,7 +100,7 @@ def keys(subject: int, stimuli, repeat=-1, sample=0) -> pa.Table:
 
 def true_pictures(data: Data, stimuli) -> np.ndarray:
     """`(N, 3, H, W)` uint8 of the stimuli in their order."""
-    found = workspace.pictures(data, stimuli)
+    found = shard_set.pictures(data, stimuli)
     return np.stack([found[s] for s in stimuli]).transpose(0, 3, 1, 2).copy()
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import strict
 from bench.board import comparisons, papers
 from bench.board.groups import Excluded, Group, group
 from bench.board.published.load import published
 from bench.board.ranking import SEED, Standing, standings
 from bench.board.rows import row
-from bench.identity import digest, plain
-from bench.record import Record
-from eval.statistics import LEVEL, RESAMPLES
+from bench.core.identity import digest, plain
+from bench.records import schemas
+from bench.records.record import Record
+from eval.statistics.bootstrap import LEVEL, RESAMPLES
 
 SCHEMA = "reconbench/leaderboard"
 SCHEMA_VERSION = "1.2.0"
@@ -63,7 +63,7 @@ def validate(board: Mapping[str, Any], where: str) -> None:
     Raises:
         CorruptFileError: Naming the place and what is wrong there.
     """
-    strict.check(board, strict.schema("leaderboard"), where)
+    schemas.check(board, schemas.schema("leaderboard"), where)
 
 
 def _table(members: Group, samples: Mapping[str, pa.Table]) -> dict[str, Any]:

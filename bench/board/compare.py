@@ -15,9 +15,9 @@ from rich.text import Text
 from bench.board import text
 from bench.board.comparisons import Pair, compare
 from bench.board.groups import Group, group
-from bench.errors import BadDataError, UnknownNameError
-from bench.identity import plain
-from bench.record import Record
+from bench.core.errors import BadDataError, UnknownNameError
+from bench.core.identity import plain
+from bench.records.record import Record
 
 LEAST_PREFIX = 4
 """Characters of a record's id that are enough to name it."""

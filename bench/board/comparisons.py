@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from bench.board.ranking import DECIMALS, SEED, shared_columns, values_of
-from bench.record import Column, Record
-from eval.statistics import LEVEL, RESAMPLES
-from eval.statistics_paired import FLIPS, PairedTest, holm, paired_tests
+from bench.records.record import Column, Record
+from eval.statistics.bootstrap import LEVEL, RESAMPLES
+from eval.statistics.paired import FLIPS, PairedTest, holm, paired_tests
 
 FLOORS = ("mean-image", "shuffled")
 """What a system must beat; chance has pictures of its own only by pairing."""

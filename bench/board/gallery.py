@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import strict
-from bench.errors import BadDataError, CorruptFileError
+from bench.core.errors import BadDataError, CorruptFileError
+from bench.records import schemas
 
 SCHEMA = "reconbench/gallery"
 SCHEMA_VERSION = "1.1.0"
@@ -73,7 +73,7 @@ def validate(value: Any, where: str) -> None:  # noqa: ANN401 - JSON data
             f"{where} has schema version {version}, this release reads {SCHEMA_VERSION}: write it again with "
             "`reconbench sweep --resume`, or remove the file for a page without pictures"
         )
-    strict.check(value, strict.schema("gallery"), where)
+    schemas.check(value, schemas.schema("gallery"), where)
 
 
 def _uri(image: bytes, item: Item) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.identity import digest
-from bench.record import Record
+from bench.core.identity import digest
+from bench.records.record import Record
 
 FLOORS = ("shuffled", "mean-image", "chance")
 CEILINGS = ("oracle",)

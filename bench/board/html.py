@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bench.identity import canonical_json
+from bench.core.identity import canonical_json
 
 # One script in this order: what runs at once when it is read (image.js, main.js) comes after what it uses.
 _SCRIPTS = (

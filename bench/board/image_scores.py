@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bench.board.ranking import DECIMALS
-from bench.record import Column, Record
+from bench.records.record import Column, Record
 
 Place = tuple[int, int]
 """Subject and stimulus."""

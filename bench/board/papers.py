@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from bench.board.published.load import PublishedTable
-from bench.identity import plain
+from bench.core.identity import plain
 
 
 def section(tables: Sequence[PublishedTable]) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bench.errors import BadDataError
-from bench.record import Column, Record
-from eval.statistics import LEVEL, RESAMPLES
-from eval.statistics_ranking import borda
+from bench.core.errors import BadDataError
+from bench.records.record import Column, Record
+from eval.statistics.bootstrap import LEVEL, RESAMPLES
+from eval.statistics.ranking import borda
 
 SEED = 0
 DECIMALS = 10
@@ -35,7 +35,7 @@ class Standing:
 
 
 def standings(systems: Sequence[Record], samples: Mapping[str, pa.Table]) -> dict[str, Standing]:
-    """Rank the systems of a table by `eval.statistics_ranking.borda`.
+    """Rank the systems of a table by `eval.statistics.ranking.borda`.
 
     Args:
         systems: Records of one table.

@@ -10,9 +10,9 @@ import numpy as np
 
 from bench.board.groups import CEILINGS, Group
 from bench.board.ranking import Standing
-from bench.identity import plain
-from bench.record import MetricValue, Record
-from eval.statistics import normalise
+from bench.core.identity import plain
+from bench.records.record import MetricValue, Record
+from eval.statistics.bootstrap import normalise
 
 
 def row(record: Record, table: Group, standing: Standing | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.declared import described
+from bench.scoring.declaration import described
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
 _DASH = "–"  # noqa: RUF001 - the typographic dash for "no number"

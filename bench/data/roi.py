@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.errors import OptionError, UnknownNameError
+from bench.core.errors import OptionError, UnknownNameError
 
 LabelNames = Mapping[str, int]
 Tokens = Sequence[re.Match[str]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+from bench.core.errors import OptionError
+from bench.core.storage import Folder, home
 from bench.data.datasets.base import Dataset
-from bench.errors import OptionError
-from bench.storage import Folder, home
 
 ACCEPTED = "accepted_terms.json"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench.errors import UnknownNameError
+from bench.core.errors import UnknownNameError
 
 Holds = Literal["yes", "maybe", "no", "unknown"]
 Known = tuple[Holds, str]

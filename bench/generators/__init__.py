@@ -1,1 +1,1 @@
-"""Frozen generative models, one file each; `bench.registry` finds them by file name."""
+"""Frozen generative models, one file each; `bench.core.registry` finds them by file name."""

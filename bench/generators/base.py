@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from bench.errors import UnknownNameError
+from bench.core.errors import UnknownNameError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from eval.metrics.base import PerImageMetric, paired_correlation
+from eval.metrics._base import PerImageMetric, paired_correlation
 
 
 def correlation_distance(reconstructions: Tensor, truth: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from eval.metrics.base import PerImageMetric, check_pairs, cross_correlation
-from eval.metrics.readout import Readout
+from eval.metrics._base import PerImageMetric, check_pairs, cross_correlation
+from eval.metrics._readout import Readout
 
 Ties = Literal["zero", "half"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.metrics.base import PerImageMetric, check_pairs
-from eval.metrics.readout import Readout
+from eval.metrics._base import PerImageMetric, check_pairs
+from eval.metrics._readout import Readout
 
 
 @dataclass(frozen=True)

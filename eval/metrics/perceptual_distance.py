@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eval.metrics.base import PerImageMetric, check_pairs
+from eval.metrics._base import PerImageMetric, check_pairs
 
 
 def perceptual_distance(reconstructions: Tensor, truth: Tensor) -> Tensor:

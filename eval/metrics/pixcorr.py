@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eval.images import planes_last
-from eval.metrics.base import CHUNK_BYTES, SAMPLE, PerImageMetric, unit_images
-from eval.metrics.prepared import PixelSteps, Prepared
+from eval.metrics._base import CHUNK_BYTES, SAMPLE, PerImageMetric, unit_images
+from eval.metrics._prepared import PixelSteps, Prepared
+from eval.pictures import planes_last
 
 
 def pixcorr(reconstructions: Tensor, truth: Tensor) -> Tensor:

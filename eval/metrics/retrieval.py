@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from eval.metrics.base import PerImageMetric, check_pairs, column_chunks
+from eval.metrics._base import PerImageMetric, check_pairs, column_chunks
+from eval.metrics._readout import Readout
 from eval.metrics.identification import TOLERANCE
-from eval.metrics.readout import Readout
 
 Given = Literal["brain", "image"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.images import planes_last
-from eval.metrics.base import PerImageMetric, unit_images
-from eval.metrics.prepared import PixelSteps, Prepared
+from eval.metrics._base import PerImageMetric, unit_images
+from eval.metrics._prepared import PixelSteps, Prepared
+from eval.pictures import planes_last
 
 STRIP = 128
 """Rows of the SSIM map at a time: all that one strip takes fits in the processor's cache."""

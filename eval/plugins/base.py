@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 
 import eval.plugins
-from eval.networks import weights as network_weights
+from eval.networks import _weights as network_weights
+from eval.networks._state_file import sha256_of
+from eval.networks._weights import MissingWeightsError
 from eval.networks.base import Network
-from eval.networks.state_file import sha256_of
-from eval.networks.weights import MissingWeightsError
 from eval.protocols.base import unknown
 
 
@@ -95,7 +95,7 @@ class Plugin:
         summary: What it computes, and after whom.
         columns: The numbers it gives.
         compute: From pictures to `(S, N)` values of every column.
-        networks: Feature networks it loads with `eval.networks.weights.load`.
+        networks: Feature networks it loads with `eval.networks._weights.load`.
         models: Folders it loads.
     """
 

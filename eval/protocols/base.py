@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import eval.protocols
-from eval.images import Step
-from eval.metrics.formulas import FORMULAS, Formula, FormulaName, Kind
+from eval.metrics._formulas import FORMULAS, Formula, FormulaName, Kind
+from eval.metrics._readout import Readout
+from eval.metrics._samples import SampleRule
 from eval.metrics.identification import Identification
-from eval.metrics.readout import Readout
-from eval.metrics.samples import SampleRule
 from eval.networks.base import Network
+from eval.pictures import Step
 
 Need = Literal["images", "predictions", "true latents", "betas"]
 
@@ -49,7 +49,7 @@ class MetricSpec:
     Attributes:
         name: Its name in results, unique within the protocol.
         label: Its heading in published tables.
-        formula: The formula that computes it, a name of `eval.metrics.formulas`.
+        formula: The formula that computes it, a name of `eval.metrics._formulas`.
         feature: What it is computed on; None for what takes no feature network.
         resize: Size of the pictures of a pixel metric, after the protocol's first step; None leaves them as they are.
         readout: Options of the formula's last step; None takes the formula's own.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eval.images import PilResize
-from eval.metrics.formulas import FormulaName
+from eval.metrics._formulas import FormulaName
 from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v1, inception_v3, swav_resnet50
 from eval.networks.base import Network
+from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 NETWORK_SIZE = PilResize(224, "bilinear")

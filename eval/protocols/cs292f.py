@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eval.images import PilResize
 from eval.networks import efficientnet_v2_s, lpips_alex
+from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 PROTOCOL = Protocol(

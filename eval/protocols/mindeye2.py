@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from eval.images import Resize
-from eval.metrics.formulas import FormulaName
+from eval.metrics._formulas import FormulaName
 from eval.metrics.retrieval import Given, Retrieval
 from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v2, inception_v3, swav_resnet50
 from eval.networks.base import Network
+from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eval.images import PilResize
+from eval.metrics._samples import SampleRule
 from eval.metrics.n_way import NWay
-from eval.metrics.samples import SampleRule
 from eval.networks import vit_h_14
+from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 CLASSES = Feature(vit_h_14.NETWORK, "probabilities", PilResize(518, "bicubic"))

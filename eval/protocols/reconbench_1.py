@@ -31,8 +31,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eval.images import Resize
-from eval.metrics.formulas import FormulaName
+from eval.metrics._formulas import FormulaName
 from eval.metrics.identification import Identification
 from eval.metrics.retrieval import Given, Retrieval
 from eval.networks import (
@@ -45,6 +44,7 @@ from eval.networks import (
     swav_resnet50,
 )
 from eval.networks.base import Network
+from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 

@@ -8,10 +8,10 @@ pooled layer at `high`, CLIP's embedding at `embedding`, and the two distances o
 
 from __future__ import annotations
 
-from eval.images import Resize
-from eval.metrics.formulas import FormulaName
+from eval.metrics._formulas import FormulaName
 from eval.metrics.identification import Identification
-from eval.networks import scene
+from eval.networks.scene import network
+from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 SIZE = Resize(64, antialias=True)
@@ -19,7 +19,7 @@ SIZE = Resize(64, antialias=True)
 
 def _on_features(name: str, label: str, formula: FormulaName, tap: str) -> MetricSpec:
     readout = Identification(ties="half") if formula == "two-way-identification" else None
-    return MetricSpec(name, label, formula, Feature(scene.NETWORK, tap, SIZE), readout=readout)
+    return MetricSpec(name, label, formula, Feature(network.NETWORK, tap, SIZE), readout=readout)
 
 
 PROTOCOL = Protocol(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eval.images import PilResize
 from eval.metrics.identification import Identification
 from eval.networks import alexnet_pooled, clip_vit_l14_hidden, inception_v3
 from eval.networks.base import Network
+from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 TORCHVISION = PilResize(299, "bilinear")

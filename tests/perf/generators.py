@@ -25,8 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import small_checkpoints  # noqa: E402 - the path is set above
 
-from bench import registry  # noqa: E402
-from bench.generators.chosen import Chosen  # noqa: E402
+from bench.core import registry  # noqa: E402
+from bench.generators.choice import Chosen  # noqa: E402
 from bench.generators.stable_diffusion.sampling import scheduler  # noqa: E402
 
 Inputs = Mapping[str, torch.Tensor]

@@ -6,8 +6,8 @@ Writes one session of subject 1's dimensions (81 x 104 x 83 voxels, 750 trials, 
 as MATLAB wrote NSD; the same numbers as NIfTI.gz) and a mask of 15,724 voxels on a folded sheet at the back of the
 volume, and prints, each as seconds and peak memory of a process of its own:
 
-    ours, HDF5         bench.data.nsd.volumes.read_hdf5
-    ours, NIfTI        bench.data.nsd.volumes.read_nifti, decompressed as a stream
+    ours, HDF5         bench.data.datasets.nsd.volumes.read_hdf5
+    ours, NIfTI        bench.data.datasets.nsd.volumes.read_nifti, decompressed as a stream
     ours, ranges       the same HDF5 through range requests: bytes and requests against the file's size
     h5py, by voxel     a plain loop over voxels
     nibabel, whole     numpy.asarray(nibabel.load(...).dataobj)[mask], as nsd_access reads it
@@ -31,8 +31,8 @@ import nibabel
 import numpy as np
 import pyarrow.fs as pafs
 
-from bench.data.nsd import volumes
-from bench.data.range_file import RangeFile
+from bench.data.datasets.nsd import volumes
+from bench.data.sources.ranges import RangeFile
 
 BOX = (81, 104, 83)
 TRIALS = 750

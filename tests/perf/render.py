@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from bench import cluster
 from bench import render as stage
-from bench.generators.chosen import Chosen
-from bench.storage import Folder
+from bench.core import cluster
+from bench.core.storage import Folder
+from bench.generators.choice import Chosen
 
 BATCH = 32
 
@@ -56,8 +56,8 @@ def main() -> None:
     chosen = Chosen("tiny-diffusion", {})
     generator = chosen.load(torch.device("cpu"))
     cluster.connect(cpus=2)
-    from bench.render_client import run_plans
-    from bench.serving import Scale, deployed, running
+    from bench.rendering.client import run_plans
+    from bench.rendering.serving import Scale, deployed, running
 
     scale = Scale(1, 1)
     ratios = []

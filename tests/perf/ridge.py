@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from encoders.base import Batch, Head, Runtime
-from encoders.penalties import folds_by_stimulus
-from encoders.ridge import Ridge, RidgeOptions
-from encoders.ridge_forms import panel_width
+from encoders.ridge.encoder import Ridge, RidgeOptions
+from encoders.ridge.forms import panel_width
+from encoders.ridge.penalties import folds_by_stimulus
 
 ROWS, VOXELS, TARGETS = 8859, 15724, 91168
 ALPHAS = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(0, 6, 13))
@@ -129,7 +129,7 @@ def fitted(side: str, voxels: torch.Tensor, targets: torch.Tensor) -> tuple[Take
 
 
 def ours(side: str, voxels: torch.Tensor, targets: torch.Tensor) -> tuple[Taken, np.ndarray, Callable[[], object]]:
-    """Fit `encoders.ridge` in float32; its state is on disk afterwards."""
+    """Fit `encoders.ridge.encoder` in float32; its state is on disk afterwards."""
     method, scope = side.split("-")
     chosen = {"head": "global", "target": "per-target"}[scope]
     options = RidgeOptions(select=method, scope=chosen, alphas=ALPHAS, folds=FOLDS, block=BLOCK, precision="float32")
@@ -191,7 +191,7 @@ def bound(side: str, rows: int) -> dict[str, float]:
 
     Dual form: Gram, basis and cross-products; then for each alpha the weighted rows G and the triangle of G'G; then for
     one alpha a target its Cholesky factor and a triangle's product with the coordinates, for one alpha a head one
-    product of the coordinates with themselves. A triangle is made of panels, as `encoders.ridge_forms` makes it.
+    product of the coordinates with themselves. A triangle is made of panels, as `encoders.ridge.forms` makes it.
     """
     n, v, d = rows, round(rows * VOXELS / ROWS), round(rows * TARGETS / ROWS)
     products = 2 * n * n * v * 2 + 2 * n * n * d

@@ -26,16 +26,16 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from bench import cluster
-from bench.data.columns import from_column
-from bench.data.shards import FileEntry, read_manifest
+from bench.core import cluster
+from bench.core.storage import Folder
+from bench.data.shards.columns import from_column
+from bench.data.shards.manifest import FileEntry, read_manifest
 from bench.data.splits import Split
-from bench.data.stream import Query, load
-from bench.data.stream_resident import Resident
-from bench.data.stream_trials import SubjectTrials
-from bench.fit.subject_stream import SubjectStream
+from bench.data.stream.load import Query, load
+from bench.data.stream.resident import Resident
+from bench.data.stream.trials import SubjectTrials
+from bench.fitting.subject_stream import SubjectStream
 from bench.simulate import simulate_shards
-from bench.storage import Folder
 
 BATCH, WIDTH, STEPS = 256, 1024, 8
 I2 = np.dtype("<i2")

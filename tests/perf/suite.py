@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
-from eval.images import Resize
 from eval.metrics.identification import two_way_identification
-from eval.networks import weights
+from eval.networks import _weights as weights
 from eval.networks.base import Network
+from eval.pictures import Resize
 from eval.protocols.base import MetricSpec, Protocol, find
-from eval.statistics import RESAMPLES, bootstraps
+from eval.statistics.bootstrap import RESAMPLES, bootstraps
 from eval.suite import score
 
 SSIM = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}

@@ -17,9 +17,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from bench import registry
+from bench.core import registry
+from bench.generators._weights.checkpoints import CheckpointOptions
 from bench.generators.base import Generator
-from bench.generators.checkpoints import CheckpointOptions
 
 
 def needed(name: str) -> bool:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench.generators.clip_tokenizer import write_tokenizer
+from bench.generators._weights.tokenizer import write_tokenizer
 from bench.generators.stable_diffusion.networks import CHECKPOINTS, SCHEDULE
 
 SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.5}

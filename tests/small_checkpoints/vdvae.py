@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from bench.generators.frozen import seeded
+from bench.generators._weights.frozen import seeded
 from bench.generators.vdvae.checkpoint import CHECKPOINT
 from bench.generators.vdvae.network import VeryDeepVAE
 

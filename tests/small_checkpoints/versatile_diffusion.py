@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.generators.clip_tokenizer import clip_merges, write_tokenizer
+from bench.generators._weights.tokenizer import clip_merges, write_tokenizer
 from bench.generators.versatile_diffusion.architecture import NOISE, PIXEL_MEAN, PIXEL_STD, PUBLISHED, SAMPLER, build
 from bench.generators.versatile_diffusion.dual import twins
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from bench.errors import BadDataError, CorruptFileError, UnknownNameError
-from bench.options import build
+from bench.core.errors import BadDataError, CorruptFileError, UnknownNameError
+from bench.core.options import build
 
 FOLDER = Path(__file__).parent / "tables"
 COLUMNS_FILE = Path(__file__).parent / "columns.yaml"

@@ -1,1 +1,1 @@
-"""Dataset readers, one file a dataset; `bench.registry` finds them by file name."""
+"""Dataset readers, one file a dataset; `bench.core.registry` finds them by file name."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
+from bench.data.datasets._single_root import RootOptions, SingleRoot
 from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
-from bench.data.single_root import RootOptions, SingleRoot
-from bench.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
 
 ATLAS = "HCP_MMP1"
 AREAS = {"V1": 1, "V2": 4, "V3": 5, "V4": 6}

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from bench.core.errors import BadDataError, CorruptFileError
 from bench.data.datasets.base import Stimulus, Trials
-from bench.data.nsd import layout
-from bench.data.nsd.design import occurrences
-from bench.data.nsd.side_experiment import SideExperiment, SideOptions
-from bench.errors import BadDataError, CorruptFileError
+from bench.data.datasets.nsd import layout
+from bench.data.datasets.nsd.design import occurrences
+from bench.data.datasets.nsd.side_experiment import SideExperiment, SideOptions
 
 RUNS = (
     *("visA", "attA", "imgA_1", "visB", "attB", "imgB_1"),

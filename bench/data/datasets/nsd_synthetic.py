@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.errors import BadDataError, CorruptFileError
 from bench.data.datasets.base import Stimulus, Trials
-from bench.data.nsd.design import load_mat, occurrences
-from bench.data.nsd.side_experiment import SideExperiment, SideOptions
-from bench.data.nsd.stimuli import read_images
-from bench.errors import BadDataError, CorruptFileError
+from bench.data.datasets.nsd.design import load_mat, occurrences
+from bench.data.datasets.nsd.side_experiment import SideExperiment, SideOptions
+from bench.data.datasets.nsd.stimuli import read_images
 
 COMMON, COLOURED = 220, 64
 DESIGN = "nsddata/experiments/nsdsynthetic/nsdsynthetic_expdesign.mat"

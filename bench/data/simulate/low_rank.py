@@ -3,9 +3,9 @@
 Computing 213,000 responses from pixels would take hours. Here a stimulus is ``RANK`` numbers, the same for all
 subjects, and a voxel's signal is a linear function of them, of variance 1 over stimuli, with a spectrum that falls as
 that of visual cortex (power law, Stringer et al. 2019). Everything else is the demo's
-(:mod:`bench.data.simulate.responses`): anatomy and labels, ncsnr planted with the real medians, drift, shared noise,
-gains and offsets of sessions. So signal and noise are calibrated in the same way. What it lacks are pictures that
-explain the betas: an encoder can learn the latents, not what a picture looks like.
+(:mod:`bench.data.simulate.brain.responses`): anatomy and labels, ncsnr planted with the real medians, drift, shared
+noise, gains and offsets of sessions. So signal and noise are calibrated in the same way. What it lacks are pictures
+that explain the betas: an encoder can learn the latents, not what a picture looks like.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.identity import plain
 from bench.data.datasets.base import BetaUnit, Dataset, SessionTrials, Stimulus, Trials, VoxelTable
-from bench.data.nsd.volumes import DTYPE, SCALE
-from bench.data.simulate.anatomy import ROI_LABELS, Anatomy, build_anatomy
+from bench.data.datasets.nsd.volumes import DTYPE, SCALE
+from bench.data.simulate.brain.anatomy import ROI_LABELS, Anatomy, build_anatomy
+from bench.data.simulate.brain.features import Floats
+from bench.data.simulate.brain.responses import Voxels, plant_voxels, session_betas, to_int16
 from bench.data.simulate.design import IMAGES, TRIALS, simulate_design
-from bench.data.simulate.features import Floats
-from bench.data.simulate.nsd_build import BETAS, SPACE
+from bench.data.simulate.nsd_copy.build import BETAS, SPACE
 from bench.data.simulate.presets import Preset
-from bench.data.simulate.responses import Voxels, plant_voxels, session_betas, to_int16
-from bench.data.simulate.scenes import captions, draw_batch, sample_scene, stimulus_seed
-from bench.identity import plain
+from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
 
 RANK = 64
 SPECTRUM = 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from bench.data.simulate.design import PLANNED_SESSIONS, SESSIONS, SUBJECTS, TRIALS
-from bench.data.simulate.scenes import FIRST_TRAINING_DESIGN
+from bench.data.simulate.scenes.sampling import FIRST_TRAINING_DESIGN
 
 BOXES = (
     (81, 104, 83),

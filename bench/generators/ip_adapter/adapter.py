@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.errors import CorruptFileError
-from bench.generators.checkpoints import Checkpoint, Found
-from bench.generators.frozen import frozen, pretrained, quiet, read_state, refuse_differences, seeded
+from bench.core.errors import CorruptFileError
+from bench.generators._weights.checkpoints import Checkpoint, Found
+from bench.generators._weights.frozen import frozen, pretrained, quiet, read_state, refuse_differences, seeded
 from bench.generators.stable_diffusion.networks import WIDTH, Networks
 
 TOKENS = 16

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from bench.generators._weights.checkpoints import CheckpointOptions, find, weights_digest, weights_size
+from bench.generators._weights.frozen import Precision, dtype_of, module_size
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.checkpoints import CheckpointOptions, find, weights_digest, weights_size
-from bench.generators.frozen import Precision, dtype_of, module_size
 from bench.generators.ip_adapter import adapter
 from bench.generators.ip_adapter.adapter import CHECKPOINT, DIM, IMAGE_SIZE, TOKENS, build_encoder, shapes
 from bench.generators.stable_diffusion.networks import CHECKPOINTS, WIDTH, build, networks

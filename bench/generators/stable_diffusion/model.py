@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from bench.errors import BadDataError
+from bench.core.errors import BadDataError
+from bench.generators._diffusion.resizing import resized
+from bench.generators._weights.checkpoints import CheckpointOptions, weights_digest, weights_size
+from bench.generators._weights.frozen import Precision, dtype_of, module_size
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.checkpoints import CheckpointOptions, weights_digest, weights_size
-from bench.generators.frozen import Precision, dtype_of, module_size
-from bench.generators.resizing import resized
 from bench.generators.stable_diffusion.networks import CHECKPOINTS, TOKENS, WIDTH, build, networks
 from bench.generators.stable_diffusion.sampling import LATENT_SHAPE, SIZE, Condition, Plan, Sampler, sample
 

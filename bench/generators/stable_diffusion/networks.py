@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.errors import CorruptFileError
-from bench.generators.checkpoints import Checkpoint, CheckpointOptions, Found, find
-from bench.generators.clip_tokenizer import PIECES, clip_tokenizer, tokenizer_from
-from bench.generators.frozen import frozen, pretrained, read_json, seeded
+from bench.core.errors import CorruptFileError
+from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, Found, find
+from bench.generators._weights.frozen import frozen, pretrained, read_json, seeded
+from bench.generators._weights.tokenizer import PIECES, clip_tokenizer, tokenizer_from
 
 TOKENS = 77
 WIDTH = 768

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch.nn import functional
 
+from bench.generators._weights.shipped_files import WeightFiles
 from bench.generators.base import InputSpec
 from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE, PICTURE_SIZE
-from bench.generators.tiny_diffusion.weight_files import WeightFiles
 
 FOLDER = Path(__file__).parent / "weights"
 WEIGHTS = WeightFiles(

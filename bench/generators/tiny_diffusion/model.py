@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from bench.errors import UnknownNameError
+from bench.core.errors import UnknownNameError
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.tiny_diffusion import latent_space
 from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.data.simulate.scenes import draw_batch, sample_scene, stimulus_seed
+from bench.data.simulate.scenes.sampling import draw_batch, sample_scene, stimulus_seed
 from bench.generators.tiny_diffusion.architecture import PICTURE_SIZE
 
 TRAINING_DESIGN = 1_000_003

@@ -11,13 +11,13 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from bench.errors import BadDataError
+from bench.core.errors import BadDataError
+from bench.generators._weights.frozen import seeded
+from bench.generators._weights.shipped_files import WeightFiles
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.frozen import seeded
 from bench.generators.tiny_diffusion import latent_space
 from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE
 from bench.generators.tiny_diffusion.latent_space import STARTS, Guess, LatentSpace, check_counts, checked
-from bench.generators.tiny_diffusion.weight_files import WeightFiles
 from bench.generators.tiny_guided.architecture import TEXT_SHAPE, TOKENS_SHAPE, ImageTokeniser, with_mixed_attention
 
 WEIGHTS = WeightFiles(

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.data.simulate.scenes import captions, sample_scene, stimulus_seed
+from bench.data.simulate.scenes.sampling import captions, sample_scene, stimulus_seed
 from bench.generators.tiny_diffusion.architecture import new_scheduler
 from bench.generators.tiny_diffusion.training import (
     TRAINING_DESIGN,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from bench.errors import CorruptFileError
-from bench.generators.checkpoints import Checkpoint, CheckpointOptions, find
-from bench.generators.frozen import load_state, read_state, seeded
+from bench.core.errors import CorruptFileError
+from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, find
+from bench.generators._weights.frozen import load_state, read_state, seeded
 from bench.generators.vdvae.architecture import BOTTLENECK, WIDTH
 from bench.generators.vdvae.network import VeryDeepVAE
 

@@ -12,12 +12,12 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from bench.errors import BadDataError
-from bench.generators import checkpoints
+from bench.core.errors import BadDataError
+from bench.generators._diffusion.resizing import resized
+from bench.generators._weights import checkpoints
+from bench.generators._weights.checkpoints import CheckpointOptions
+from bench.generators._weights.frozen import Precision, dtype_of, frozen, module_size
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.checkpoints import CheckpointOptions
-from bench.generators.frozen import Precision, dtype_of, frozen, module_size
-from bench.generators.resizing import resized
 from bench.generators.vdvae.architecture import (
     PICTURE_SIZE,
     PREDICTED_GROUPS,

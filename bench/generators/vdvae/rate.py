@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.data.outside import read_pictures
-from bench.errors import ReconbenchError
+from bench.core.errors import ReconbenchError
+from bench.generators._diffusion.resizing import resized
 from bench.generators.base import MissingWeightsError
-from bench.generators.resizing import resized
 from bench.generators.vdvae.architecture import PICTURE_SIZE
 from bench.generators.vdvae.gaussian import Gaussian, Noise
 from bench.generators.vdvae.model import RESAMPLING, Options, Vdvae, normalised
 from bench.generators.vdvae.network import VeryDeepVAE
 from bench.generators.vdvae.pixels import PixelMixture
+from bench.scoring.outside.files import read_pictures
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 16

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.generators.frozen import load_state
+from bench.generators._weights.frozen import load_state
 
 VISION_TOKENS = 257
 TEXT_TOKENS = 77

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bench.errors import BadDataError
-from bench.generators.resizing import resized
+from bench.core.errors import BadDataError
+from bench.generators._diffusion.resizing import resized
 from bench.generators.versatile_diffusion.dual import TEXT_TOKENS
 
 PICTURE_SIZE = 512

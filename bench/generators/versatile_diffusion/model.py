@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from bench.errors import UnknownNameError
+from bench.core.errors import UnknownNameError
+from bench.generators._diffusion.resizing import resized
+from bench.generators._weights.checkpoints import CheckpointOptions, weights_digest, weights_size
+from bench.generators._weights.frozen import Precision, dtype_of, module_size
 from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.checkpoints import CheckpointOptions, weights_digest, weights_size
-from bench.generators.frozen import Precision, dtype_of, module_size
-from bench.generators.resizing import resized
 from bench.generators.versatile_diffusion.architecture import PUBLISHED, build
 from bench.generators.versatile_diffusion.dual import TEXT_TOKENS, VISION_TOKENS, WIDTH, make_dual, twins
 from bench.generators.versatile_diffusion.embeddings import Embeddings

@@ -14,10 +14,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from bench.errors import CorruptFileError
-from bench.generators.checkpoints import Checkpoint, CheckpointOptions, find
-from bench.generators.clip_tokenizer import clip_tokenizer, tokenizer_from
-from bench.generators.frozen import frozen, pretrained, read_json, read_state, seeded
+from bench.core.errors import CorruptFileError
+from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, find
+from bench.generators._weights.frozen import frozen, pretrained, read_json, read_state, seeded
+from bench.generators._weights.tokenizer import clip_tokenizer, tokenizer_from
 from bench.generators.versatile_diffusion.architecture import (
     PIXEL_MEAN,
     PIXEL_STD,

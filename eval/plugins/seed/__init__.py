@@ -14,11 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eval.images import Resize
-from eval.metrics.base import unit_images
+from eval.metrics._base import unit_images
 from eval.metrics.correlation_distance import correlation_distance
-from eval.networks import efficientnet_b1_v2, weights
-from eval.networks.features import Extractor
+from eval.networks import _weights as weights
+from eval.networks import efficientnet_b1_v2
+from eval.networks._features import Extractor
+from eval.pictures import Resize
 from eval.plugins.base import Column, Inputs, Model, Plugin, locate
 from eval.plugins.seed.captions import Captioner, Sentences, caption_similarity
 from eval.plugins.seed.objects import ObjectDetector, object_f1

@@ -1,1 +1,0 @@
-"""Parts of the reader of Generic Object Decoding: its images, and its responses in two forms."""

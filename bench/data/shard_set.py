@@ -1,0 +1,195 @@
+"""Opens what the stages after `prepare` work on: shards, their stimuli, target tables, as references for fits.
+
+data = open_data(Folder.at("s3://lab/data/nsd/betas_fithrf_GLMdenoise_RR.func1pt8mm.nsdgeneral@0123456789abcdef"))
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from PIL import Image
+
+from bench.core.errors import MissingDataError, OptionError
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.data.shards.manifest import MANIFEST, Manifest, read_checked, read_manifest
+from bench.data.shards.targets import read_targets
+from bench.data.splits import Split, SplitRole
+from bench.data.stream.load import FIT, TEST, Query, load
+from bench.data.stream.rules import Normalise
+from bench.data.training_sets import ScoredPictures
+from bench.fitting.subject_stream import TargetTable
+
+
+@dataclass(frozen=True)
+class Data:
+    """A set of trial shards with its stimuli.
+
+    Attributes:
+        shards: The set's folder.
+        manifest: Its manifest.
+        stimuli: Folder of the stimuli it refers to.
+        stimuli_manifest: Their manifest.
+        shared: Sorted 0-based numbers of the shared stimuli among them: the test pictures.
+    """
+
+    shards: Folder
+    manifest: Manifest
+    stimuli: Folder
+    stimuli_manifest: Manifest
+    shared: np.ndarray
+
+    @property
+    def folder(self) -> Folder:
+        """The dataset's folder, which holds shards, stimuli and targets."""
+        return Folder(self.shards.uri.rpartition("/")[0])
+
+    @property
+    def label_names(self) -> Mapping[str, Mapping[str, int]]:
+        """Label numbers by atlas and name, as the source's own tables give them."""
+        names: Mapping[str, Mapping[str, int]] = self.manifest.source.get("label_names", {})
+        return names
+
+    def load(
+        self,
+        subjects: Sequence[int],
+        parts: tuple[tuple[SplitRole, ...], ...] = (FIT, TEST),
+        sessions: tuple[int, ...] | None = None,
+        normalise: Normalise = "session",
+    ) -> list[dict[int, Any]]:
+        """Return, for each part of the split, references to the subjects' trials; see `bench.data.stream.load`."""
+        return load(Query(self.shards, tuple(subjects), Split(), parts, sessions, normalise), self.shared)
+
+
+def open_data(shards: Folder) -> Data:
+    """Open a set of trial shards and the stimuli it refers to.
+
+    Raises:
+        MissingDataError: If the shards or their stimuli are not there or not finished.
+        CorruptFileError: If a stimuli file differs from its manifest.
+    """
+    manifest = read_manifest(shards)
+    if manifest.kind != "trials":
+        raise MissingDataError(f"{shards} holds {manifest.kind}, trial shards are needed")
+    stimuli = Folder(shards.uri.rpartition("/")[0]) / manifest.stimuli
+    stimuli_manifest = read_manifest(stimuli)
+    table = _stimuli(stimuli, stimuli_manifest, ["stimulus", "shared"])
+    shared = table.filter(table["shared"])["stimulus"].to_numpy()
+    return Data(shards, manifest, stimuli, stimuli_manifest, np.sort(shared))
+
+
+def find_shards(data: Folder, dataset: str) -> list[Folder]:
+    """Return the finished sets of trial shards of a dataset, by name."""
+    folder = data / dataset
+    names = [name for name in folder.names() if "@" in name and not name.startswith("stimuli@")]
+    return [folder / name for name in names if (folder / name).exists(MANIFEST)]
+
+
+def _stimuli(folder: Folder, manifest: Manifest, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a checked stimuli set."""
+    parts = [pq.read_table(pa.BufferReader(read_checked(folder, e)), columns=list(columns)) for e in manifest.files]
+    return pa.concat_tables(parts)
+
+
+def pictures(data: Data, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
+    """Return pictures of some stimuli: `(H, W, 3)` uint8 RGB by stimulus.
+
+    Raises:
+        MissingDataError: If a stimulus is not in the set.
+    """
+    found = _column(data, stimuli, "image", "picture")
+    return {stimulus: np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for stimulus, image in found.items()}
+
+
+def captions(data: Data, stimuli: Iterable[int]) -> dict[int, tuple[str, ...]]:
+    """Return the captions of some stimuli, in the source's order; a stimulus may have none.
+
+    Raises:
+        MissingDataError: If a stimulus is not in the set.
+    """
+    return {stimulus: tuple(texts) for stimulus, texts in _column(data, stimuli, "captions", "caption").items()}
+
+
+def _column(data: Data, stimuli: Iterable[int], column: str, what: str) -> dict[int, Any]:
+    """Return one column of the stimuli set for some stimuli."""
+    wanted = {int(stimulus) for stimulus in stimuli}
+    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", column])
+    table = table.filter(np.isin(table["stimulus"].to_numpy(), sorted(wanted))).drop_null()
+    found = dict(zip(table["stimulus"].to_pylist(), table[column].to_pylist(), strict=True))
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise MissingDataError(f"{data.stimuli} holds no {what} of stimuli {missing[:5]} ({len(missing)} in all)")
+    return found
+
+
+def scored_pictures(data: Data, stimuli: Iterable[int]) -> ScoredPictures:
+    """Return what is known of where some test pictures come from, for the leakage audit.
+
+    Raises:
+        MissingDataError: If a stimulus is not in the set.
+    """
+    wanted = sorted({int(stimulus) for stimulus in stimuli})
+    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", "origin"])
+    origins = dict(zip(table["stimulus"].to_pylist(), table["origin"].to_pylist(), strict=True))
+    if missing := [stimulus for stimulus in wanted if stimulus not in origins]:
+        raise MissingDataError(f"{data.stimuli} does not hold stimuli {missing[:5]} ({len(missing)} in all)")
+    return ScoredPictures(data.manifest.dataset, tuple(origins[stimulus] for stimulus in wanted))
+
+
+def target_refs(folders: Mapping[str, Folder]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return references to target tables and their content digests, by `<generator>.<target>`."""
+    refs = {name: ray.put(TargetTable(*read_targets(folder))) for name, folder in folders.items()}
+    return refs, {name: read_manifest(folder).content_digest for name, folder in folders.items()}
+
+
+def find_targets(data: Data, digests: Mapping[str, str]) -> dict[str, Folder]:
+    """Return the target shards with these content digests, by `<generator>.<target>`.
+
+    Raises:
+        MissingDataError: If a target is not there; run the targets stage.
+    """
+    folders = {}
+    for name, wanted in digests.items():
+        place = data.folder / "targets"
+        sets = [place / each for each in place.names() if each.startswith(f"{name}@")]
+        match = [s for s in sets if s.exists(MANIFEST) and read_manifest(s).content_digest == wanted]
+        if not match:
+            raise MissingDataError(f"no target shards {name} with content {wanted} in {place}; run the targets stage")
+        folders[name] = match[0]
+    return folders
+
+
+def tested_stimuli(test: Mapping[int, Any], limit: int | None = None) -> dict[int, tuple[int, ...]]:
+    """Return each subject's test stimuli, ascending.
+
+    Args:
+        test: References to each subject's test trials.
+        limit: Keep only the first so many of those that all subjects saw; None keeps each subject's own.
+
+    Raises:
+        OptionError: If `limit` is less than 1.
+        MissingDataError: If the subjects have fewer test stimuli in common than `limit`.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f"{limit} test pictures were asked for; at least 1 is needed")
+    seen = {subject: set(ray.get(ref).stimulus.tolist()) for subject, ref in test.items()}
+    if limit is None:
+        return {subject: tuple(sorted(stimuli)) for subject, stimuli in seen.items()}
+    common = sorted(set.intersection(*seen.values()))
+    if len(common) < limit:
+        raise MissingDataError(
+            f"{limit} test pictures were asked for; all subjects saw {len(common)} of the shared ones"
+        )
+    return {subject: tuple(common[:limit]) for subject in seen}
+
+
+def tested_digest(test: Mapping[int, Sequence[int]]) -> str:
+    """Return the digest of the test pictures of each subject."""
+    return digest({str(subject): list(stimuli) for subject, stimuli in test.items()})

@@ -1,0 +1,1 @@
+"""What is stored: manifests, columns, trials, stimuli, targets and pictures as Parquet."""

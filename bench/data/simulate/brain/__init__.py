@@ -1,0 +1,1 @@
+"""Simulated brains: where voxels lie, what they respond to, and their noise."""

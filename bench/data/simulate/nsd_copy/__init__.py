@@ -1,0 +1,1 @@
+"""Writers of NSD's own file layout."""

@@ -1,0 +1,1 @@
+"""Procedural scenes: what is in them, how they look, what is said about them."""

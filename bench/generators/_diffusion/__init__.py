@@ -1,0 +1,1 @@
+"""What samplers of latent diffusion models share."""

@@ -1,0 +1,1 @@
+"""From published or shipped files to frozen networks."""

@@ -1,0 +1,89 @@
+"""Which generators a recipe uses, under which options, and whether their weights are there.
+
+A recipe's `generators` sets options of a generator wherever the recipe uses it: for the targets of its heads and in
+every render node, whose own options come on top.
+
+    generators:
+      stable-diffusion: {model: v1.5, precision: bfloat16}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.core import options, registry
+from bench.core.errors import OptionError, UnknownNameError
+
+if TYPE_CHECKING:
+    from bench.generators.choice import Chosen
+    from bench.recipes.base import Recipe
+
+
+def with_defaults(node: Mapping[str, Any], generators: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a render node as it stands in a recipe's file, with the options that its generator has throughout."""
+    given = generators.get(str(node.get("generator")))
+    return {**node, "options": {**given, **node.get("options", {})}} if given else dict(node)
+
+
+def check(recipe: Recipe) -> None:
+    """Compare a recipe's `generators` with what it uses and with their options.
+
+    Raises:
+        UnknownNameError: If a generator is not used, or has no such option.
+        OptionError: If a value does not fit.
+    """
+    used = {target.partition(".")[0] for target in recipe.targets}
+    used |= {node.generator for node in recipe.render.values() if node.generator}
+    for name, given in recipe.generators.items():
+        if name not in used:
+            raise UnknownNameError("generator", name, used, f"generators of recipe {recipe.name!r}")
+        options.build(registry.load("generator", name).Options, given, f"options of generator {name!r}")
+
+
+def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
+    """Return the generators that make the recipes' targets, by name.
+
+    Raises:
+        OptionError: If two recipes want targets of one name that are not the same.
+    """
+    from bench.generators.choice import Chosen  # here: it imports torch, for which `--help` need not wait
+
+    found: dict[str, tuple[str, Chosen]] = {}
+    for recipe in recipes:
+        for name in {target.partition(".")[0] for target in recipe.targets}:
+            chosen = Chosen(name, recipe.generators.get(name, {}))
+            first, other = found.setdefault(name, (recipe.name, chosen))
+            if other.identity(render=False) != chosen.identity(render=False):
+                raise OptionError(
+                    f"recipes {first!r} and {recipe.name!r} set options of generator {name!r} under which its targets "
+                    "differ; run them in sweeps of their own"
+                )
+    return {name: chosen for name, (_, chosen) in found.items()}
+
+
+def of_render(recipe: Recipe) -> list[Chosen]:
+    """Return the generators of a recipe's render graph, one a node."""
+    from bench.generators.choice import Chosen  # see of_targets
+
+    return [Chosen(node.generator, node.options) for node in recipe.render.values() if node.generator]
+
+
+def look_for_weights(recipes: Iterable[Recipe]) -> None:
+    """Look for the weights of every generator of the recipes: what is missing is found before anything is computed.
+
+    Raises:
+        MissingWeightsError: If some are not on this machine.
+        OptionError: If two recipes want targets of one name that are not the same.
+    """
+    recipes = list(recipes)
+    of_targets(recipes)  # compares identities, which the digests of weights are part of
+    for recipe in recipes:
+        for chosen in of_render(recipe):
+            chosen.kind.weights_digest(chosen.options)
+
+
+def untrained(recipe: Recipe) -> bool:
+    """Say whether a generator behind a recipe's targets or pictures has random weights: such rows are never ranked."""
+    chosen = [*of_targets([recipe]).values(), *of_render(recipe)]
+    return any(each.kind.weights_digest(each.options).startswith("untrained") for each in chosen)

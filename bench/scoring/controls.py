@@ -1,0 +1,99 @@
+"""Floors and ceilings that always stand on the board: mean image, oracle, chance (shuffled is a refit, see `fit`).
+
+- mean image: the mean training picture of the subject, given as the answer for every test picture;
+- oracle: the winner's render graph fed with true latents: what a perfect encoder would score;
+- chance: the winner's pictures paired with wrong truths (scored, not rendered: see `bench.score`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from bench.core.identity import digest
+from bench.core.storage import Folder
+from bench.data import shard_set
+from bench.data.shard_set import Data
+from bench.data.stream.trials import SubjectTrials
+from bench.fitting.subject_stream import TargetTable
+from bench.recipes.base import Recipe
+from bench.render import write_images
+from bench.rendering.graph import Images, Source, oracle_heads
+
+
+def _keys(subject: int, stimuli: Sequence[int]) -> pa.Table:
+    """Return rows of one picture a stimulus."""
+    n = len(stimuli)
+    return pa.table(
+        {
+            "subject": pa.array(np.full(n, subject), pa.int32()),
+            "stimulus": pa.array(stimuli, pa.int32()),
+            "repeat": pa.array(np.full(n, -1), pa.int8()),
+            "sample": pa.array(np.zeros(n), pa.int8()),
+        }
+    )
+
+
+def mean_images(
+    data: Data, train: Mapping[int, Any], test: Mapping[int, Sequence[int]], runs: Folder
+) -> dict[int, Images]:
+    """Return, for each subject, its mean training picture as the answer for every test picture.
+
+    Args:
+        data: The stimuli.
+        train: References to each subject's training and validation trials.
+        test: Test stimuli by subject.
+        runs: The runs folder.
+    """
+    seen = {subject: training_stimuli(ray.get(ref)) for subject, ref in train.items()}
+    pictures = shard_set.pictures(data, np.unique(np.concatenate(list(seen.values()))))
+    images = {}
+    for subject, stimuli in seen.items():
+        description = {
+            "images": 1,
+            "control": "mean-image",
+            "subject": subject,
+            "stimuli": data.stimuli_manifest.content_digest,
+            "train": digest(stimuli.tolist()),
+            "test": digest(list(test[subject])),
+        }
+        address = digest(description)
+        images[subject] = Images(address, description, runs / "images" / address)
+        mean = np.mean([pictures[int(s)] for s in stimuli], axis=0, dtype=np.float64)
+        picture = np.rint(mean).astype(np.uint8).transpose(2, 0, 1)
+        n = len(test[subject])
+        same = np.broadcast_to(picture, (n, *picture.shape))
+        write_images(images[subject].folder, _keys(subject, test[subject]), np.zeros(n, np.int64), same, description)
+    return images
+
+
+def training_stimuli(trials: SubjectTrials) -> np.ndarray:
+    """Return the sorted distinct stimuli of a subject's training trials."""
+    return np.unique(trials.stimulus[trials.rows("train")])
+
+
+def oracle_source(
+    recipe: Recipe, tables: Mapping[str, Any], digests: Mapping[str, str], test: Mapping[int, Sequence[int]]
+) -> Source:
+    """Return the source that feeds a render graph with the true latents of all test stimuli.
+
+    Pictures depend on the stimulus alone, so each is rendered once, for subject 0.
+
+    Args:
+        recipe: Whose graph.
+        tables: References to target tables by `<generator>.<target>`.
+        digests: Content digests of those targets.
+        test: Test stimuli by subject.
+    """
+    stimuli = sorted({stimulus for mine in test.values() for stimulus in mine})
+    heads, described = {}, {}
+    for name, target in oracle_heads(recipe).items():
+        take = recipe.stages[-1].heads[name].take
+        table: TargetTable = ray.get(tables[target])
+        heads[name] = table.sliced(take).of(np.asarray(stimuli))
+        described[name] = [digests[target], take]
+    return Source(digest({"oracle": described, "test": stimuli}), _keys(0, stimuli), heads)

@@ -1,0 +1,141 @@
+"""What a row declares: steps beyond one picture a stimulus, and what makers of outside pictures say of them.
+
+reconbench score --declare selection=truth samples=16 checkpoint=test images=coco-train2017,laion-2b-en ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.core import options
+from bench.core.errors import OptionError
+from bench.data import training_sets
+from bench.data.stream.rules import leaks
+from bench.recipes import post_steps
+from bench.records.parts import Step
+
+if TYPE_CHECKING:
+    from bench.recipes.base import Recipe
+
+_LISTS = ("responses", "images")
+NOTHING = "none"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What the makers of pictures say of them; None: they do not say.
+
+    Attributes:
+        samples: Samples that were drawn for each picture shown.
+        selection: How one of them was chosen: not at all, by the brain's own prediction, or by the true picture.
+        blend: Whether pictures were blended, for example with a blurry reconstruction.
+        checkpoint: The split by which training was stopped or a checkpoint chosen.
+        statistics: The split whose statistics standardised betas and predictions.
+        responses: Sets of brain responses the encoder was trained on besides the training split, see
+            `bench.data.training_sets`.
+        images: Image sets that the generator and other frozen models were trained on.
+        test_images_removed: Whether test images were taken out of those sets before.
+    """
+
+    samples: int | None = None
+    selection: Literal["none", "brain", "truth"] | None = None
+    blend: bool | None = None
+    checkpoint: Literal["train", "validation", "test"] | None = None
+    statistics: Literal["train", "test"] | None = None
+    responses: tuple[str, ...] | None = None
+    images: tuple[str, ...] | None = None
+    test_images_removed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise OptionError(f"--declare samples={self.samples}: at least 1 is needed")
+        for name in _LISTS:
+            training_sets.check(getattr(self, name) or (), f"--declare {name}")
+
+    @property
+    def silent(self) -> list[str]:
+        """Names of what was not declared."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is None]
+
+    @property
+    def open_reasons(self) -> list[str]:
+        """Why the row belongs to the open division, by its makers' own words."""
+        reasons = []
+        if self.selection in ("brain", "truth"):
+            of = f" of {self.samples}" if self.samples else ""
+            reasons.append(f"declared: one{of} samples selected by the {self.selection}")
+        if self.blend:
+            reasons.append("declared: pictures are blended")
+        if self.statistics == "test":
+            reasons.append("declared: statistics of the test set are used")
+        return reasons
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The declaration as it stands on a record; nothing where nothing was declared."""
+        said = {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        return (Step("declared", "by the pictures' maker", said),) if said else ()
+
+
+def parse(pairs: Sequence[str]) -> Declaration:
+    """Return a declaration from a command line's `NAME=VALUE` texts; lists have commas, `none` is an empty one.
+
+    Raises:
+        UnknownNameError: If there is no such field or training set.
+        OptionError: If a text has no `=`, a field stands there twice, or a value does not fit.
+    """
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            known = ", ".join(f.name for f in fields(Declaration))
+            raise OptionError(f"--declare takes NAME=VALUE with NAME one of {known}; got {pair!r}")
+        if name in given:
+            raise OptionError(f"--declare names {name!r} twice")
+        given[name] = value
+        if name in _LISTS:
+            given[name] = () if value == NOTHING else tuple(value.split(","))
+    return options.build(Declaration, given, "--declare")
+
+
+def steps_of(recipe: Recipe) -> tuple[Step, ...]:
+    """Return what a recipe does to predictions and pictures beyond rendering them once."""
+    found = [Step("post", name, {"version": post_steps.step(name).version}) for name in recipe.post]
+    for name, node in recipe.render.items():
+        if node.blend:
+            found.append(Step("blend", name, {"weights": dict(node.blend)}))
+        if node.select:
+            found.append(Step("select", name, {**asdict(node.select), "samples": recipe.samples}))
+    return tuple(found)
+
+
+def open_reasons_of(recipe: Recipe) -> list[str]:
+    """Return why a recipe belongs to the open division; empty for closed ones."""
+    nodes = recipe.render.items()
+    reasons = [f"render node {name!r} blends pictures" for name, node in nodes if node.blend]
+    for name, node in nodes:
+        if node.select:
+            how = {
+                "truth": f"the true picture in {node.select.target}",
+                "brain": f"predicted head {node.select.head!r}",
+            }
+            reasons.append(f"render node {name!r} selects one of {recipe.samples} samples by {how[node.select.by]}")
+    leaky = [name for name in recipe.post if post_steps.step(name).uses_test_statistics]
+    reasons += [f"post step {name!r} uses statistics of the test predictions" for name in leaky]
+    scored = [stage for stage in recipe.stages if leaks(stage.normalise)]
+    return reasons + [f"stage {stage.name!r} z-scores with statistics of test trials" for stage in scored]
+
+
+def described(step: Mapping[str, Any]) -> str:
+    """Return a declared step of a board's row in words."""
+    what = ", ".join(f"{key} {_value(value)}" for key, value in sorted(step["what"].items()) if value is not None)
+    return f"{step['kind']} {step['name']}: {what}"
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - JSON data
+    """Return a declared value in words."""
+    if isinstance(value, Mapping):
+        return " + ".join(f"{weight:g} {name}" for name, weight in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,1 @@
+"""What encoders trained by gradient descent share."""

@@ -1,0 +1,1 @@
+"""Uncertainty, comparisons, ranks and noise ceilings."""
