@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.identity import canonical_json, digest
+from bench.core.identity import canonical_json, digest
 
 
 def summary(runs: Path) -> dict[str, Any]:
