@@ -30,11 +30,11 @@ from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shards.columns import from_column, to_column
+from bench.data.shards.targets import TargetTable
 from bench.data.stream.load import FIT, TEST
 from bench.data.stream.trials import SubjectTrials
 from bench.fitting.inputs import FitInputs, make_heads
 from bench.fitting.plan import FitPlan
-from bench.fitting.subject_stream import TargetTable
 from bench.fitting.trial import loaded_encoder
 from bench.recipes import post_steps as post
 from encoders.base import assemble

@@ -11,10 +11,10 @@ from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data.shards import manifest as shards
 from bench.data.shards.manifest import FileEntry, Manifest
+from bench.data.shards.targets import TargetTable
 from bench.data.splits import ROLES, Split
 from bench.data.stream.trials import Betas, SubjectTrials
 from bench.fitting.plan import DataDigests
-from bench.fitting.subject_stream import TargetTable
 
 N_STIMULI = 100
 SHARED = np.arange(90, 100, dtype=np.int32)

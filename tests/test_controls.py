@@ -14,7 +14,7 @@ from tiny_system import KNN, LATENT, SUBJECTS, Tiny, raw_trials
 
 from bench.core.errors import MissingDataError
 from bench.data.shards.pictures import SEAL, read_images
-from bench.fitting.subject_stream import TargetTable
+from bench.data.shards.targets import TargetTable
 from bench.recipes.base import HeadSpec, Node, Recipe
 from bench.score import derangement
 from bench.scoring.controls import mean_images, oracle_source

@@ -15,11 +15,11 @@ from bench.core.options import build
 from bench.core.storage import Folder
 from bench.data.shards.columns import from_column
 from bench.data.shards.manifest import read_manifest, session_path
+from bench.data.shards.targets import TargetTable
 from bench.data.splits import ROLES, Split
 from bench.data.stream.load import Query, load
 from bench.fitting.inputs import FitInputs
 from bench.fitting.plan import DataDigests, plan_stage
-from bench.fitting.subject_stream import TargetTable
 from bench.fitting.trial import run_fit
 from bench.prepare import main
 from bench.recipes.base import HeadSpec, Stage

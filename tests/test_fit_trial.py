@@ -15,9 +15,9 @@ from stream_shards import LABEL_NAMES, TARGET, betas_of, digests, role_of, targe
 from bench.core import registry
 from bench.core.errors import BadDataError, MissingDataError, UnknownNameError
 from bench.core.storage import Folder
+from bench.data.shards.targets import TargetTable
 from bench.fitting.inputs import FitInputs, make_heads
 from bench.fitting.plan import FitPlan, plan_stage
-from bench.fitting.subject_stream import TargetTable
 from bench.fitting.trial import FIT_RECORD, failed, loaded_encoder, read_fit, run_fit
 from bench.recipes.base import HeadSpec, Stage
 from encoders.base import assemble

@@ -11,10 +11,11 @@ from fixed_outputs import pictures
 from sklearn.linear_model import Ridge
 
 from bench.core import options, registry
+from bench.data.shards.targets import TargetTable
 from bench.data.splits import ROLES
 from bench.data.stream.rules import moments, rule, scaling
 from bench.data.stream.trials import Betas, SubjectTrials
-from bench.fitting.subject_stream import SubjectStream, TargetTable
+from bench.fitting.subject_stream import SubjectStream
 from bench.generators.base import Stimuli
 from bench.generators.choice import Chosen
 from bench.recipes import base, post_steps

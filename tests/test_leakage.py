@@ -21,7 +21,7 @@ from bench.core.options import build as build_options
 from bench.core.storage import Folder
 from bench.data.datasets.base import Dataset
 from bench.data.datasets.nsd import layout
-from bench.data.shard_set import Data, scored_pictures
+from bench.data.shard_set import ShardSet, scored_pictures
 from bench.data.shards import write
 from bench.data.shards.manifest import Manifest
 from bench.data.splits import ROLES, Split
@@ -142,14 +142,14 @@ def readers(tmp_path_factory) -> Callable[[str], Dataset]:
     return reader
 
 
-def prepared(data: Dataset, folder: Folder, numbers: list[int]) -> Data:
+def prepared(data: Dataset, folder: Folder, numbers: list[int]) -> ShardSet:
     """Write stimuli as `prepare` does, and open them."""
     stimuli = folder / "stimuli@0"
     entry = write.write_stimuli(data, stimuli, 0, numbers)
     manifest = Manifest("stimuli", data.name, "0", {}, (entry,))
     manifest.write(stimuli)
     shards = dataclasses.replace(manifest, kind="trials", stimuli="stimuli@0")
-    return Data(folder / "shards", shards, stimuli, manifest, np.array(numbers))
+    return ShardSet(folder / "shards", shards, stimuli, manifest, np.array(numbers))
 
 
 @pytest.fixture

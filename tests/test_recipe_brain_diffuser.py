@@ -16,13 +16,13 @@ from tiny_system import Tiny
 
 from bench.core.storage import Folder
 from bench.data import shard_set
-from bench.data.shards.pictures import read_images
+from bench.data.shards.pictures import ImageSet, read_images
 from bench.data.simulate.presets import Preset
 from bench.fitting.plan import DataDigests
 from bench.predict import Prediction, predict, read_predictions
 from bench.recipes import base
 from bench.recipes.base import Recipe
-from bench.rendering.graph import Images, Request, Source, render_graphs, source_of
+from bench.rendering.graph import Request, Source, render_graphs, source_of
 from bench.simulate import simulate_shards
 from bench.targets import targets
 
@@ -82,7 +82,7 @@ def predictions(opened: Tiny, shipped: Recipe, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def rendered(shipped: Recipe, predictions: Folder) -> tuple[Source, Images, Folder]:
+def rendered(shipped: Recipe, predictions: Folder) -> tuple[Source, ImageSet, Folder]:
     """The pictures of the recipe's graph."""
     runs = Folder.at(str(Path(predictions.path).parent.parent))
     source = source_of(predictions, list(shipped.stages[-1].heads))
@@ -114,7 +114,7 @@ def test_predictions_have_the_statistics_of_the_training_targets(
     assert np.isclose(found.std(axis=0), known.std(axis=0), rtol=1e-2, atol=1e-3).mean() > 0.999
 
 
-def test_the_graph_gives_a_picture_of_each_prediction(rendered: tuple[Source, Images, Folder]) -> None:
+def test_the_graph_gives_a_picture_of_each_prediction(rendered: tuple[Source, ImageSet, Folder]) -> None:
     source, images, runs = rendered
     rows, pictures = read_images(images.folder)
     assert pictures.shape == (PICTURES, 3, 64, 64) and pictures.dtype == np.uint8
@@ -127,7 +127,7 @@ def test_the_graph_gives_a_picture_of_each_prediction(rendered: tuple[Source, Im
 
 
 def test_a_rerun_renders_nothing(
-    shipped: Recipe, rendered: tuple[Source, Images, Folder], monkeypatch: pytest.MonkeyPatch
+    shipped: Recipe, rendered: tuple[Source, ImageSet, Folder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, images, runs = rendered
 

@@ -18,13 +18,13 @@ from bench.core.errors import MissingDataError
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
+from bench.data.shards.pictures import ImageSet
 from bench.data.training_sets import ScoredPictures
 from bench.fitting.candidates import Candidate
 from bench.generators.choice import Chosen
 from bench.predict import IDENTITY, Prediction, predict, read_predictions
 from bench.recipes.base import HeadSpec, Node, Recipe, Search
 from bench.records.record import ModelSize
-from bench.rendering.graph import Images
 from bench.scoring import systems
 from bench.scoring.recording import Row
 from bench.scoring.systems import System, control_rows, gallery, generators, lineage, only_subject, system_row
@@ -185,7 +185,7 @@ def test_generators_are_counted_with_their_weights():
 
 
 def test_controls_have_the_generator_of_what_they_bound(row, system):
-    oracle = Images("o", {}, Folder.at("nowhere"))
+    oracle = ImageSet("o", {}, Folder.at("nowhere"))
     found = {each.control: each for each in control_rows(row, system.images, oracle)}
     assert sorted(found) == ["chance", "mean-image", "oracle"]
     assert found["mean-image"].costs.models == ()

@@ -17,9 +17,8 @@ from bench.core.errors import BadDataError, MissingDataError
 from bench.core.identity import digest, source_digest
 from bench.core.storage import Folder
 from bench.data import shard_set
-from bench.data.shards.pictures import SEAL
+from bench.data.shards.pictures import SEAL, ImageSet
 from bench.records.record import RECORD_FILE, Costs, Record, read_records, read_samples
-from bench.rendering.graph import Images
 from bench.score import score_rows
 from bench.scoring.outside.inputs import images_of
 from bench.scoring.recording import Row, Task, score_link
@@ -48,7 +47,7 @@ def pictures(truth: np.ndarray) -> dict[int, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def images(runs: Folder, stimuli: tuple[int, ...], pictures: dict[int, np.ndarray]) -> dict[int, Images]:
+def images(runs: Folder, stimuli: tuple[int, ...], pictures: dict[int, np.ndarray]) -> dict[int, ImageSet]:
     return {s: stored(runs, keys(s, stimuli), values, made="noisy", subject=s) for s, values in pictures.items()}
 
 
@@ -58,7 +57,7 @@ def task(tiny: Tiny, runs: Folder, stimuli: tuple[int, ...]) -> Task:
 
 
 @pytest.fixture(scope="module")
-def rows(images: dict[int, Images]) -> list[Row]:
+def rows(images: dict[int, ImageSet]) -> list[Row]:
     costs = Costs({}, {"fit": 2.0}, {"fit": 3.0}, peak_memory_bytes=1)
     return [
         Row("mine", "system", None, images, costs=costs, tried=3),

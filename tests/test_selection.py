@@ -14,7 +14,7 @@ from tiny_system import LATENT, keys, noisy, true_pictures
 from bench.core.errors import BadDataError, MissingDataError, OptionError, UnknownNameError
 from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, read_images, write_images
-from bench.fitting.subject_stream import TargetTable
+from bench.data.shards.targets import TargetTable
 from bench.generators.base import Stimuli
 from bench.generators.choice import Chosen
 from bench.recipes.base import HeadSpec, Node, Select, check

@@ -12,11 +12,12 @@ import torch
 from stream_shards import LABEL_NAMES, TARGET_SHAPE, latents, target_table, trials_of
 
 from bench.core.errors import MissingDataError, UnknownNameError
+from bench.data.shards.targets import TargetTable
 from bench.data.splits import ROLES
 from bench.data.stream.resident import DeviceGather, Resident, resident
 from bench.data.stream.trials import Betas, SubjectTrials
 from bench.data.stream.turns import in_turn, turns
-from bench.fitting.subject_stream import SubjectStream, TargetTable
+from bench.fitting.subject_stream import SubjectStream
 
 TRIALS = trials_of(1)
 BETAS = np.concatenate(TRIALS.betas.blocks)

@@ -16,14 +16,13 @@ import torch
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
-from bench.data.shard_set import Data
-from bench.data.shards.pictures import write_images
+from bench.data.shard_set import ShardSet
+from bench.data.shards.pictures import ImageSet, write_images
 from bench.data.splits import ROLES, Split
 from bench.fitting.inputs import FitInputs
 from bench.fitting.plan import DataDigests, FitPlan, plan_stage
 from bench.fitting.trial import FitRecord, run_fit
 from bench.recipes.base import HeadSpec, Stage
-from bench.rendering.graph import Images
 from bench.targets import targets
 
 SUBJECTS = (1, 2)
@@ -35,7 +34,7 @@ KNN = Stage("knn", options={"k": 3}, heads={"latent": HeadSpec(LATENT)})
 class Tiny:
     """The opened data: references to trials and targets as the sweep's stages get them."""
 
-    data: Data
+    data: ShardSet
     train: Mapping[int, Any]
     test: Mapping[int, Any]
     targets: Mapping[str, Any]
@@ -70,7 +69,7 @@ def open_tiny(shards: Folder) -> Tiny:
     )
 
 
-def raw_trials(data: Data, subject: int) -> dict[str, np.ndarray]:
+def raw_trials(data: ShardSet, subject: int) -> dict[str, np.ndarray]:
     """A subject's trials straight from its files, with roles and z-scores of training trials, session by session."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("stimulus", "repeat", "role", "z")}
     for file in sorted(Path(data.shards.path).glob(f"subject={subject}/session=*/*.parquet")):
@@ -98,7 +97,7 @@ def keys(subject: int, stimuli, repeat=-1, sample=0) -> pa.Table:
     )
 
 
-def true_pictures(data: Data, stimuli) -> np.ndarray:
+def true_pictures(data: ShardSet, stimuli) -> np.ndarray:
     """`(N, 3, H, W)` uint8 of the stimuli in their order."""
     found = shard_set.pictures(data, stimuli)
     return np.stack([found[s] for s in stimuli]).transpose(0, 3, 1, 2).copy()
@@ -109,9 +108,9 @@ def noisy(pictures: np.ndarray, amount: float, seed: int) -> np.ndarray:
     return np.clip(pictures + noise, 0, 255).astype(np.uint8)
 
 
-def stored(runs: Folder, rows: pa.Table, pictures: np.ndarray, **description: Any) -> Images:
+def stored(runs: Folder, rows: pa.Table, pictures: np.ndarray, **description: Any) -> ImageSet:
     """Finished pictures in a folder of their own."""
     address = digest(description)
-    images = Images(address, description, runs / "images" / address)
+    images = ImageSet(address, description, runs / "images" / address)
     write_images(images.folder, rows, np.arange(rows.num_rows), pictures, description)
     return images

@@ -20,16 +20,15 @@ from bench.core.errors import MissingDataError, OptionError
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data.shards.manifest import MANIFEST, Manifest, read_checked, read_manifest
-from bench.data.shards.targets import read_targets
+from bench.data.shards.targets import TargetTable, read_targets
 from bench.data.splits import Split, SplitRole
 from bench.data.stream.load import FIT, TEST, Query, load
 from bench.data.stream.rules import Normalise
 from bench.data.training_sets import ScoredPictures
-from bench.fitting.subject_stream import TargetTable
 
 
 @dataclass(frozen=True)
-class Data:
+class ShardSet:
     """A set of trial shards with its stimuli.
 
     Attributes:
@@ -68,7 +67,7 @@ class Data:
         return load(Query(self.shards, tuple(subjects), Split(), parts, sessions, normalise), self.shared)
 
 
-def open_data(shards: Folder) -> Data:
+def open_data(shards: Folder) -> ShardSet:
     """Open a set of trial shards and the stimuli it refers to.
 
     Raises:
@@ -82,7 +81,7 @@ def open_data(shards: Folder) -> Data:
     stimuli_manifest = read_manifest(stimuli)
     table = _stimuli(stimuli, stimuli_manifest, ["stimulus", "shared"])
     shared = table.filter(table["shared"])["stimulus"].to_numpy()
-    return Data(shards, manifest, stimuli, stimuli_manifest, np.sort(shared))
+    return ShardSet(shards, manifest, stimuli, stimuli_manifest, np.sort(shared))
 
 
 def find_shards(data: Folder, dataset: str) -> list[Folder]:
@@ -98,7 +97,7 @@ def _stimuli(folder: Folder, manifest: Manifest, columns: Sequence[str]) -> pa.T
     return pa.concat_tables(parts)
 
 
-def pictures(data: Data, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
+def pictures(data: ShardSet, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
     """Return pictures of some stimuli: `(H, W, 3)` uint8 RGB by stimulus.
 
     Raises:
@@ -108,7 +107,7 @@ def pictures(data: Data, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
     return {stimulus: np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for stimulus, image in found.items()}
 
 
-def captions(data: Data, stimuli: Iterable[int]) -> dict[int, tuple[str, ...]]:
+def captions(data: ShardSet, stimuli: Iterable[int]) -> dict[int, tuple[str, ...]]:
     """Return the captions of some stimuli, in the source's order; a stimulus may have none.
 
     Raises:
@@ -117,7 +116,7 @@ def captions(data: Data, stimuli: Iterable[int]) -> dict[int, tuple[str, ...]]:
     return {stimulus: tuple(texts) for stimulus, texts in _column(data, stimuli, "captions", "caption").items()}
 
 
-def _column(data: Data, stimuli: Iterable[int], column: str, what: str) -> dict[int, Any]:
+def _column(data: ShardSet, stimuli: Iterable[int], column: str, what: str) -> dict[int, Any]:
     """Return one column of the stimuli set for some stimuli."""
     wanted = {int(stimulus) for stimulus in stimuli}
     table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", column])
@@ -129,7 +128,7 @@ def _column(data: Data, stimuli: Iterable[int], column: str, what: str) -> dict[
     return found
 
 
-def scored_pictures(data: Data, stimuli: Iterable[int]) -> ScoredPictures:
+def scored_pictures(data: ShardSet, stimuli: Iterable[int]) -> ScoredPictures:
     """Return what is known of where some test pictures come from, for the leakage audit.
 
     Raises:
@@ -149,7 +148,7 @@ def target_refs(folders: Mapping[str, Folder]) -> tuple[dict[str, Any], dict[str
     return refs, {name: read_manifest(folder).content_digest for name, folder in folders.items()}
 
 
-def find_targets(data: Data, digests: Mapping[str, str]) -> dict[str, Folder]:
+def find_targets(data: ShardSet, digests: Mapping[str, str]) -> dict[str, Folder]:
     """Return the target shards with these content digests, by `<generator>.<target>`.
 
     Raises:

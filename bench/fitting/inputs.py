@@ -11,10 +11,11 @@ from ray.data import DataIterator
 
 from bench.core.errors import BadDataError
 from bench.data import roi
+from bench.data.shards.targets import TargetTable
 from bench.data.stream.resident import resident
 from bench.data.stream.trials import SubjectTrials
 from bench.fitting.plan import FitPlan
-from bench.fitting.subject_stream import SubjectStream, TargetTable
+from bench.fitting.subject_stream import SubjectStream
 from encoders.base import Head
 
 

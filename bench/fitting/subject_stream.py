@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import ray
 import torch
 
-from bench.core.errors import MissingDataError
 from bench.data import roi as expressions
+from bench.data.shards.targets import TargetTable
 from bench.data.stream.resident import DeviceGather, Resident
 from bench.data.stream.rules import Averaging
 from bench.data.stream.trials import HostGather, SubjectTrials
@@ -24,54 +23,6 @@ from bench.data.stream.turns import dealt
 from encoders.base import Batch, Role
 
 SUM_BATCH = 2048
-
-
-@dataclass(frozen=True)
-class TargetTable:
-    """Targets of one head, one row a stimulus however often it was shown.
-
-    Attributes:
-        stimulus: `(M,)` sorted 0-based stimuli.
-        values: `(M, *shape)`.
-    """
-
-    stimulus: np.ndarray
-    values: np.ndarray
-
-    def of(self, stimuli: np.ndarray, run: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the targets of some trials: `(B, *shape)` float32.
-
-        Args:
-            stimuli: `(B,)` stimulus of each trial.
-            run: First and one past the last of the flattened targets; `(B, stop - start)` is returned then.
-
-        Raises:
-            MissingDataError: If a stimulus has no target.
-        """
-        place = self.places(stimuli)
-        if run is None:
-            return self.values[place].astype(np.float32)
-        # Flattening the table is a view; only the run's columns are copied.
-        return self.values.reshape(len(self.values), -1)[place, run[0] : run[1]].astype(np.float32)
-
-    def places(self, stimuli: np.ndarray) -> np.ndarray:
-        """Return the rows of some stimuli in the table, `(B,)`.
-
-        Raises:
-            MissingDataError: If a stimulus has no target.
-        """
-        place = np.searchsorted(self.stimulus, stimuli)
-        place = np.minimum(place, len(self.stimulus) - 1)
-        absent = self.stimulus[place] != stimuli
-        if absent.any():
-            raise MissingDataError(
-                f"no target for stimuli {np.unique(stimuli[absent])[:5].tolist()}; rerun the targets stage"
-            )
-        return place
-
-    def sliced(self, take: tuple[int, int] | None) -> TargetTable:
-        """Return the table with only part of the targets' first axis."""
-        return self if take is None else TargetTable(self.stimulus, self.values[:, take[0] : take[1]])
 
 
 class SubjectStream:

@@ -18,14 +18,12 @@ from bench.core.errors import BadDataError
 from bench.core.identity import digest
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
-from bench.data.shards.pictures import SEAL
+from bench.data.shards.pictures import KEY_COLUMNS, SEAL, ImageSet
 from bench.generators.choice import Chosen
 from bench.predict import read_predictions
 from bench.recipes.base import Node, Recipe, Select
 from bench.render import RenderJob, read_images, render, write_images
 from bench.rendering.graph_select import choose, described
-
-KEYS = ("subject", "stimulus", "repeat", "sample")
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,6 @@ class Request:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Finished pictures: their content address, its description and where they lie."""
-
-    id: str
-    description: Mapping[str, Any]
-    folder: Folder
-
-
 def source_of(folder: Folder, heads: Sequence[str]) -> Source:
     """Return the source made of a predictions folder.
 
@@ -87,7 +76,7 @@ def render_graphs(
     batch_size: int,
     replicas: int | None,
     advance: Advance,
-) -> list[Images]:
+) -> list[ImageSet]:
     """Return the pictures of every request's node `out`.
 
     Args:
@@ -117,10 +106,10 @@ class _Walk:
 
     def __init__(self, request: Request, runs: Folder, seed: int) -> None:
         self.request, self.runs, self.seed = request, runs, seed
-        self.images: dict[str, Images] = {}
+        self.images: dict[str, ImageSet] = {}
         self._rows: dict[str, np.ndarray] = {}
         self.waiting = list(request.recipe.render_order())
-        self._asked: dict[str, Images] = {}
+        self._asked: dict[str, ImageSet] = {}
 
     def _ready(self, node: Node) -> bool:
         """Say whether everything that feeds the node is there."""
@@ -139,9 +128,9 @@ class _Walk:
 
     def _keys(self, rows: np.ndarray) -> pa.Table:
         """Return the keys of some rows."""
-        return self.request.source.keys.select(list(KEYS)).take(rows)
+        return self.request.source.keys.select(list(KEY_COLUMNS)).take(rows)
 
-    def _images(self, name: str, node: Node) -> Images:
+    def _images(self, name: str, node: Node) -> ImageSet:
         """Return the address of a node's pictures."""
         description = {
             "images": 1,
@@ -152,7 +141,7 @@ class _Walk:
             "seed": self.seed,
         }
         address = digest(description)
-        return Images(address, description, self.runs / "images" / address)
+        return ImageSet(address, description, self.runs / "images" / address)
 
     def _feeder(self, name: str) -> str:
         """Return what stands for an input in an address: a head's name, or the address of a node's pictures."""
@@ -207,7 +196,7 @@ class _Walk:
             self.images[name] = images
             self.waiting.remove((name, node))
 
-    def _blended(self, images: Images, node: Node) -> np.ndarray:
+    def _blended(self, images: ImageSet, node: Node) -> np.ndarray:
         """Write a blend of pictures; return the rows they answer."""
         rows, weights = self._rows_of(node), node.blend or {}
         total = sum(weight * self._values(feeder, rows).astype(np.float32) for feeder, weight in weights.items())
@@ -215,7 +204,7 @@ class _Walk:
         write_images(images.folder, self._keys(rows), self._seeds()[rows], mixed, images.description)
         return rows
 
-    def _chosen(self, images: Images, select: Select) -> np.ndarray:
+    def _chosen(self, images: ImageSet, select: Select) -> np.ndarray:
         """Write the best sample of each subject's stimulus and showing; return their rows."""
         rows = self._rows[select.pictures]
         if images.folder.exists(SEAL):
@@ -226,10 +215,10 @@ class _Walk:
         write_images(images.folder, self._keys(chosen), self._seeds()[chosen], pictures[best], images.description)
         return chosen
 
-    def _found(self, images: Images, rows: np.ndarray) -> np.ndarray:
+    def _found(self, images: ImageSet, rows: np.ndarray) -> np.ndarray:
         """Return the rows that an earlier run chose."""
         places = {tuple(key.values()): row for key, row in zip(self._keys(rows).to_pylist(), rows, strict=True)}
-        table = read_images(images.folder)[0].select(list(KEYS))
+        table = read_images(images.folder)[0].select(list(KEY_COLUMNS))
         return np.array([places[tuple(key.values())] for key in table.to_pylist()])
 
     def settle(self) -> None:

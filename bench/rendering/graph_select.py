@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 
 from bench.core.errors import MissingDataError
-from bench.fitting.subject_stream import TargetTable
+from bench.data.shards.targets import TargetTable
 from bench.generators.choice import Chosen
 from bench.recipes.base import Recipe, Select
 from bench.rendering import selection

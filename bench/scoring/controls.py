@@ -17,12 +17,13 @@ import ray
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
-from bench.data.shard_set import Data
+from bench.data.shard_set import ShardSet
+from bench.data.shards.pictures import ImageSet
+from bench.data.shards.targets import TargetTable
 from bench.data.stream.trials import SubjectTrials
-from bench.fitting.subject_stream import TargetTable
 from bench.recipes.base import Recipe
 from bench.render import write_images
-from bench.rendering.graph import Images, Source, oracle_heads
+from bench.rendering.graph import Source, oracle_heads
 
 
 def _keys(subject: int, stimuli: Sequence[int]) -> pa.Table:
@@ -39,8 +40,8 @@ def _keys(subject: int, stimuli: Sequence[int]) -> pa.Table:
 
 
 def mean_images(
-    data: Data, train: Mapping[int, Any], test: Mapping[int, Sequence[int]], runs: Folder
-) -> dict[int, Images]:
+    data: ShardSet, train: Mapping[int, Any], test: Mapping[int, Sequence[int]], runs: Folder
+) -> dict[int, ImageSet]:
     """Return, for each subject, its mean training picture as the answer for every test picture.
 
     Args:
@@ -62,7 +63,7 @@ def mean_images(
             "test": digest(list(test[subject])),
         }
         address = digest(description)
-        images[subject] = Images(address, description, runs / "images" / address)
+        images[subject] = ImageSet(address, description, runs / "images" / address)
         mean = np.mean([pictures[int(s)] for s in stimuli], axis=0, dtype=np.float64)
         picture = np.rint(mean).astype(np.uint8).transpose(2, 0, 1)
         n = len(test[subject])

@@ -15,7 +15,8 @@ import torch
 from bench.core import cluster
 from bench.core.identity import digest, plain, source_digest
 from bench.core.storage import Folder
-from bench.data.shard_set import Data, tested_digest
+from bench.data.shard_set import ShardSet, tested_digest
+from bench.data.shards.pictures import ImageSet
 from bench.data.splits import Split
 from bench.records import record
 from bench.records.parts import ControlName, StagePart, Step
@@ -31,7 +32,6 @@ from bench.records.record import (
     MetricValue,
     ProtocolPart,
 )
-from bench.rendering.graph import Images
 from eval.networks import _weights as network_weights
 from eval.plugins import base as metric_plugins
 from eval.protocols.base import Protocol, find
@@ -65,7 +65,7 @@ class Row:
     name: str
     kind: Literal["system", "control"]
     control: ControlName | None
-    images: Mapping[int, Images]
+    images: Mapping[int, ImageSet]
     predictions: Mapping[int, Link] = field(default_factory=dict)
     fits: Mapping[int, tuple[Link, ...]] = field(default_factory=dict)
     open_reasons: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Row:
 class Task:
     """How rows are scored: data, test pictures, protocol, weights, runs folder, seed, CPUs of one task, plug-ins."""
 
-    data: Data
+    data: ShardSet
     tested: Mapping[int, Sequence[int]]
     protocol: str
     weights: str | None

@@ -14,8 +14,8 @@ from bench.board.gallery import Item
 from bench.core.errors import MissingDataError
 from bench.core.storage import Folder
 from bench.data import shard_set
-from bench.data.shard_set import Data
-from bench.data.shards.pictures import SEAL, png_of, read_images
+from bench.data.shard_set import ShardSet
+from bench.data.shards.pictures import SEAL, ImageSet, png_of, read_images
 from bench.data.splits import ROLES
 from bench.data.stream.trials import SubjectTrials
 from bench.data.training_sets import ScoredPictures
@@ -27,7 +27,6 @@ from bench.predict import IDENTITY, Prediction, planned, read_predictions
 from bench.recipes import frozen_models
 from bench.recipes.base import Recipe, Stage
 from bench.records.record import Costs, LatentScore, Link, ModelSize, StagePart
-from bench.rendering.graph import Images
 from bench.scoring.declaration import steps_of
 from bench.scoring.leakage import audit, audit_training_sets
 from bench.scoring.recording import Row
@@ -48,7 +47,7 @@ class System(Fitted):
     """
 
     predictions: Mapping[int, Prediction]
-    images: Mapping[int, Images]
+    images: Mapping[int, ImageSet]
 
 
 def system_row(
@@ -178,7 +177,7 @@ def _costs(system: System, runs: Folder) -> Costs:
     )
 
 
-def _rendering(images: Iterable[Images]) -> float:
+def _rendering(images: Iterable[ImageSet]) -> float:
     """Return the seconds that rendering took, with all nodes that feed a graph's last one, each once."""
     waiting, seals = list(images), {}
     while waiting:
@@ -188,7 +187,7 @@ def _rendering(images: Iterable[Images]) -> float:
             folder = Folder(each.folder.uri.rpartition("/")[0])
             fed = (*each.description.get("inputs", {}).values(), *each.description.get("blend", {}))
             names = [name for name in fed if not name.startswith("head:")]
-            waiting += [Images(name, (folder / name).read_json(SEAL)["identity"], folder / name) for name in names]
+            waiting += [ImageSet(name, (folder / name).read_json(SEAL)["identity"], folder / name) for name in names]
     return sum(float(seal.get("seconds", 0.0)) for seal in seals.values())
 
 
@@ -224,7 +223,7 @@ def generators(recipe: Recipe) -> tuple[ModelSize, ...]:
     return tuple(ModelSize(name, "generator", size.parameters, size.bytes) for name, size in sorted(sizes.items()))
 
 
-def control_rows(system: Row, mean: Mapping[int, Images], oracle: Images) -> list[Row]:
+def control_rows(system: Row, mean: Mapping[int, ImageSet], oracle: ImageSet) -> list[Row]:
     """Return the floors and the ceiling that need no refit: mean image, chance and oracle.
 
     Args:
@@ -260,7 +259,7 @@ def only_subject(row: Row, subject: int) -> Row:
     )
 
 
-def gallery(rows: Mapping[str, Row], data: Data, tested: Mapping[int, Sequence[int]]) -> list[Item]:
+def gallery(rows: Mapping[str, Row], data: ShardSet, tested: Mapping[int, Sequence[int]]) -> list[Item]:
     """Return the pictures the page shows: truth beside the reconstructions of every row, first subject and last.
 
     Chance has no pictures of its own: the winner's, paired with wrong truths, are left out.

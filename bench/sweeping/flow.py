@@ -14,7 +14,8 @@ from bench.core.errors import OptionError, OtherConfigurationError
 from bench.core.storage import Folder, home
 from bench.core.timings import Timings
 from bench.data import shard_set
-from bench.data.shard_set import Data
+from bench.data.shard_set import ShardSet
+from bench.data.shards.pictures import ImageSet
 from bench.data.stream.load import FIT, TEST
 from bench.fitting.candidates import Fitted, candidates, data_key, select
 from bench.fitting.plan import DataDigests, FitPlan, plan_recipe
@@ -23,7 +24,7 @@ from bench.predict import Prediction, predict
 from bench.prepare import prepare
 from bench.recipes import base, frozen_models
 from bench.recipes.base import Recipe, with_options
-from bench.rendering.graph import Images, Request, render_graphs, source_of
+from bench.rendering.graph import Request, render_graphs, source_of
 from bench.score import score_rows
 from bench.scoring import controls
 from bench.scoring.recording import Row, Task, score_link
@@ -39,7 +40,7 @@ from eval.protocols import base as protocols
 class Opened:
     """What fits and tests read: the data, references to trials and targets, digests, and the test pictures."""
 
-    data: Data
+    data: ShardSet
     subjects: tuple[int, ...]
     refs: DataRefs
     digests: DataDigests
@@ -130,7 +131,7 @@ def _open(settings: Settings, recipes: Sequence[Recipe], shards: Folder, clock: 
     )
 
 
-def _targets(data: Data, recipes: Sequence[Recipe]) -> dict[str, Folder]:
+def _targets(data: ShardSet, recipes: Sequence[Recipe]) -> dict[str, Folder]:
     """Return the shards of every target, made where they are missing; all targets of a generator in one pass."""
     made: dict[str, Folder] = {}
     names = sorted({target for each in recipes for target in each.targets})
@@ -218,7 +219,7 @@ def _render(
     jobs: Sequence[Mapping[int, Prediction]],
     opened: Opened,
     clock: Timings,
-) -> tuple[list[dict[int, Images]], Images]:
+) -> tuple[list[dict[int, ImageSet]], ImageSet]:
     """Render every system's predictions, and the winner's graph from true latents (the oracle)."""
     requests, owners = [], []
     for place, (system, mine) in enumerate(zip(systems, jobs, strict=True)):
@@ -232,13 +233,13 @@ def _render(
     total = sum(len(r.source.keys) * sum(n.generator is not None for n in r.recipe.render.values()) for r in requests)
     with clock.stage("render"), progress("render", total) as advance:
         done = render_graphs(requests, settings.runs, settings.seed, settings.batch_size, settings.replicas, advance)
-    images: list[dict[int, Images]] = [{} for _ in systems]
+    images: list[dict[int, ImageSet]] = [{} for _ in systems]
     for (place, subject), each in zip(owners, done[:-1], strict=True):
         images[place][subject] = each
     return images, done[-1]
 
 
-def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: Images, opened: Opened) -> list[Row]:
+def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: ImageSet, opened: Opened) -> list[Row]:
     """Return the rows of the board: the systems, then shuffled, mean image, chance and oracle."""
     rows = []
     pictures = shard_set.scored_pictures(opened.data, set().union(*opened.tested.values()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -177,3 +178,12 @@ def png_of(picture: np.ndarray) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(picture.transpose(1, 2, 0)).save(sink, "PNG", compress_level=_PNG_LEVEL)
     return sink.getvalue()
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Finished pictures: their content address, its description and where they lie."""
+
+    id: str
+    description: Mapping[str, Any]
+    folder: Folder

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.core.errors import BadDataError
+from bench.core.errors import BadDataError, MissingDataError
 from bench.core.storage import Folder
 from bench.data.shards.columns import from_column, to_column
 from bench.data.shards.manifest import FileEntry, read_checked, read_manifest
@@ -63,3 +64,51 @@ def read_targets(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
     if len(twice := stimulus[1:][np.diff(stimulus) == 0]):
         raise BadDataError(f"{folder} holds stimulus {int(twice[0])} more than once")
     return stimulus, values
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """Targets of one head, one row a stimulus however often it was shown.
+
+    Attributes:
+        stimulus: `(M,)` sorted 0-based stimuli.
+        values: `(M, *shape)`.
+    """
+
+    stimulus: np.ndarray
+    values: np.ndarray
+
+    def of(self, stimuli: np.ndarray, run: tuple[int, int] | None = None) -> np.ndarray:
+        """Return the targets of some trials: `(B, *shape)` float32.
+
+        Args:
+            stimuli: `(B,)` stimulus of each trial.
+            run: First and one past the last of the flattened targets; `(B, stop - start)` is returned then.
+
+        Raises:
+            MissingDataError: If a stimulus has no target.
+        """
+        place = self.places(stimuli)
+        if run is None:
+            return self.values[place].astype(np.float32)
+        # Flattening the table is a view; only the run's columns are copied.
+        return self.values.reshape(len(self.values), -1)[place, run[0] : run[1]].astype(np.float32)
+
+    def places(self, stimuli: np.ndarray) -> np.ndarray:
+        """Return the rows of some stimuli in the table, `(B,)`.
+
+        Raises:
+            MissingDataError: If a stimulus has no target.
+        """
+        place = np.searchsorted(self.stimulus, stimuli)
+        place = np.minimum(place, len(self.stimulus) - 1)
+        absent = self.stimulus[place] != stimuli
+        if absent.any():
+            raise MissingDataError(
+                f"no target for stimuli {np.unique(stimuli[absent])[:5].tolist()}; rerun the targets stage"
+            )
+        return place
+
+    def sliced(self, take: tuple[int, int] | None) -> TargetTable:
+        """Return the table with only part of the targets' first axis."""
+        return self if take is None else TargetTable(self.stimulus, self.values[:, take[0] : take[1]])

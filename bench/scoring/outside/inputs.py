@@ -19,11 +19,11 @@ from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.datasets.nsd.design import read_design
-from bench.data.shard_set import Data
+from bench.data.shard_set import ShardSet
 from bench.data.shards import pictures as image_shards
 from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest, stimuli_table
+from bench.data.shards.pictures import ImageSet
 from bench.records.record import Event
-from bench.rendering.graph import Images
 from bench.scoring.outside import files as outside
 from bench.scoring.outside import matching, orders
 from bench.scoring.outside.files import Pictures
@@ -86,8 +86,8 @@ class Inputs:
         findings: What the check of the order found, by subject.
     """
 
-    data: Data
-    images: Mapping[int, Images]
+    data: ShardSet
+    images: Mapping[int, ImageSet]
     tested: Mapping[int, tuple[int, ...]]
     reasons: tuple[str, ...]
     events: tuple[Event, ...]
@@ -177,14 +177,14 @@ def _named(order: str, subject: int, given: Given) -> tuple[int, ...]:
     return orders.stimuli_of(order, data.shared, orders.shown_by_shards(data.shards, data.manifest, subject))
 
 
-def _from_shards(given: Given) -> Data:
+def _from_shards(given: Given) -> ShardSet:
     """Return the data of `--shards`."""
     if given.truth_order is not None:
         raise OptionError("--truth-order belongs to --truth; shards know the number of every image")
     return shard_set.open_data(Folder.at(given.shards or ""))
 
 
-def _from_truth(given: Given, ids: Mapping[int, Sequence[int]], read: Mapping[int, Pictures]) -> Data:
+def _from_truth(given: Given, ids: Mapping[int, Sequence[int]], read: Mapping[int, Pictures]) -> ShardSet:
     """Return data made of the true images of `--truth`, written into the runs folder as a set of stimuli.
 
     Raises:
@@ -211,7 +211,7 @@ def _from_truth(given: Given, ids: Mapping[int, Sequence[int]], read: Mapping[in
     return _stimuli(truth.values[:, 0], numbers, given)
 
 
-def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> Data:
+def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> ShardSet:
     """Return true images `(N, 3, H, W)` as a finished set of stimuli."""
     order = np.argsort(numbers)
     source = {"truth": Pictures(truth[order][:, None]).digest, "stimuli": digest([int(numbers[i]) for i in order])}
@@ -231,10 +231,10 @@ def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> Data:
     # There are no trials: the record's shards are the true images themselves.
     trials = replace(manifest, kind="trials", dataset=given.dataset, stimuli=folder.name)
     shards = given.runs / "truth" / f"unstated.unstated.unstated@{address}"
-    return Data(shards, trials, folder, manifest, np.sort(np.asarray(numbers)))
+    return ShardSet(shards, trials, folder, manifest, np.sort(np.asarray(numbers)))
 
 
-def _order_of(pictures: Pictures, ids: Sequence[int], data: Data, given: Given) -> OrderFinding | None:
+def _order_of(pictures: Pictures, ids: Sequence[int], data: ShardSet, given: Given) -> OrderFinding | None:
     """Return what the check of the order found; None where it cannot be made."""
     judge = judge_for(find(given.protocol), given.weights)
     if judge is None or len(ids) < FEWEST:
@@ -252,13 +252,13 @@ def _event(subject: int, pictures: Pictures, finding: OrderFinding | None) -> Ev
     return Event(now(), "order looks wrong" if suspicious else "pictures read", str(subject), None, facts)
 
 
-def _written(pictures: Pictures, ids: Sequence[int], subject: int, runs: Folder) -> Images:
+def _written(pictures: Pictures, ids: Sequence[int], subject: int, runs: Folder) -> ImageSet:
     """Write pictures into the runs folder, unless they are there; return them as finished pictures."""
     n, samples = pictures.values.shape[:2]
     # The subject is part of the keys that are written, so equal pictures of two subjects lie apart.
     made = {"images": 1, "made": "elsewhere", "subject": subject}
     description = made | {"pixels": pictures.digest, "stimuli": digest(list(ids))}
-    images = Images(digest(description), description, runs / "images" / digest(description))
+    images = ImageSet(digest(description), description, runs / "images" / digest(description))
     if image_shards.claim(images.folder, description):
         return images
     flat = pictures.values.reshape(n * samples, *pictures.values.shape[2:])
@@ -278,7 +278,7 @@ def _written(pictures: Pictures, ids: Sequence[int], subject: int, runs: Folder)
     return images
 
 
-def images_of(folder: Folder) -> Images:
+def images_of(folder: Folder) -> ImageSet:
     """Return finished pictures by their folder.
 
     Raises:
@@ -286,9 +286,9 @@ def images_of(folder: Folder) -> Images:
     """
     if not folder.exists(image_shards.SEAL):
         raise MissingDataError(f"no {image_shards.SEAL} in {folder}: not finished pictures; run the render stage")
-    return Images(folder.name, folder.read_json(image_shards.SEAL)["identity"], folder)
+    return ImageSet(folder.name, folder.read_json(image_shards.SEAL)["identity"], folder)
 
 
-def _shown(images: Images) -> tuple[int, ...]:
+def _shown(images: ImageSet) -> tuple[int, ...]:
     """Return the stimuli that the pictures answer, ascending."""
     return tuple(sorted(set(image_shards.read_images(images.folder)[0]["stimulus"].to_pylist())))
