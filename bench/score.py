@@ -34,9 +34,9 @@ from bench.scoring.leakage import audit_declaration
 from bench.scoring.outside import inputs as score_inputs
 from bench.scoring.outside import orders
 from bench.scoring.recording import Row, Scored, Task, now, score_link, write_score
+from eval._scoring.job import FeatureCache
 from eval.plugins import base as metric_plugins
 from eval.statistics.bootstrap import derangement
-from eval.suite import FeatureCache
 from eval.suite import score as score_pictures
 
 CHANCE_PAIRINGS = 5

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.core.identity import digest
-from bench.records.record import (
+from bench.records.parts import (
     Chain,
     Column,
     Costs,
@@ -15,9 +15,9 @@ from bench.records.record import (
     MetricValue,
     ModelSize,
     ProtocolPart,
-    Record,
     SampleFile,
 )
+from bench.records.record import Record
 
 COLUMNS = (
     Column("pixcorr", "PixCorr", True, 0.0),

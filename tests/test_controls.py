@@ -15,9 +15,10 @@ from tiny_system import KNN, LATENT, SUBJECTS, Tiny, raw_trials
 from bench.core.errors import MissingDataError
 from bench.data.shards.pictures import SEAL, read_images
 from bench.data.shards.targets import TargetTable
-from bench.recipes.base import HeadSpec, Node, Recipe
-from bench.score import derangement
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node
 from bench.scoring.controls import mean_images, oracle_source
+from eval.statistics.bootstrap import derangement
 
 RECIPE = Recipe("mine", (KNN,), {"out": Node("tiny-diffusion", inputs={"latent": "latent"})})
 

@@ -14,6 +14,7 @@ from tiny_system import keys, noisy, open_tiny, stored, true_pictures
 from bench import score as stage
 from bench.board.build import build
 from bench.board.markdown import markdown
+from bench.board.text import described
 from bench.core import registry
 from bench.core.errors import OptionError, UnknownNameError
 from bench.core.identity import plain
@@ -22,9 +23,11 @@ from bench.data import training_sets
 from bench.data.splits import ROLES
 from bench.data.stream.rules import Normalise
 from bench.data.training_sets import TRAINING_SETS, Overlap, ScoredPictures, overlap
-from bench.recipes.base import HeadSpec, Node, Recipe, Select, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node, Select, Stage
 from bench.records.record import read_records, write_record
-from bench.scoring.declaration import Declaration, described, parse, steps_of
+from bench.scoring.declaration import Declaration, parse
+from bench.scoring.division import open_reasons_of, steps_of
 from bench.scoring.leakage import audit, audit_declaration, audit_training_sets, generators_of
 
 TEST = SHARED.tolist()
@@ -169,10 +172,10 @@ def test_selection_by_truth_leads_no_board():
 
 
 def test_selection_is_declared_and_opens_the_division():
-    assert selecting(TRUTH).open_reasons == [
+    assert open_reasons_of(selecting(TRUTH)) == [
         "render node 'out' selects one of 4 samples by the true picture in tiny-diffusion.latent"
     ]
-    assert selecting(BRAIN).open_reasons == ["render node 'out' selects one of 4 samples by predicted head 'z'"]
+    assert open_reasons_of(selecting(BRAIN)) == ["render node 'out' selects one of 4 samples by predicted head 'z'"]
     (step,) = steps_of(selecting(BRAIN))
     assert (step.kind, step.name, step.what["by"], step.what["samples"]) == ("select", "out", "brain", 4)
     assert described(plain(step)) == "select out: by brain, head z, pictures all, samples 4, similarity cosine"
@@ -201,7 +204,7 @@ def test_rules_of_z_scoring_that_use_test_trials_are_found():
     for rule in get_args(Normalise):
         changed = dataclasses.replace(CLEAN, stages=(dataclasses.replace(STAGE, normalise=rule),))
         findings = audit(changed, [], TEST)
-        assert len(changed.open_reasons) == len(findings)
+        assert len(open_reasons_of(changed)) == len(findings)
         found[rule] = [(f.name, f.excludes, f.evidence) for f in findings]
     leaky = {rule for rule, findings in found.items() if findings}
     assert leaky == {"session-all", "global-own"}
@@ -285,7 +288,7 @@ def test_the_stage_records_what_was_declared(tiny_shards, tmp_path, capsys):
 def test_the_board_shows_oracles_notes_and_declared_steps(tmp_path):
     def row(name, quality, recipe):
         notes = (*audit(recipe, [trials_of(1)], TEST), *audit_training_sets(recipe, NSD))
-        more = {"division": "open", "division_reasons": tuple(recipe.open_reasons)}
+        more = {"division": "open", "division_reasons": tuple(open_reasons_of(recipe))}
         return scored(name, draw(quality, seed=len(name)), leakage=notes, declared=steps_of(recipe), **more)
 
     pairs = [row("brain", 0.5, selecting(BRAIN)), row("oracle of 4", 0.9, selecting(TRUTH))]

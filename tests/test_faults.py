@@ -28,7 +28,7 @@ from bench.core.storage import Folder
 from bench.fitting.candidates import Candidate
 from bench.fitting.search import DataRefs, run_candidates
 from bench.fitting.trial import FIT_RECORD, read_fit
-from bench.recipes.base import HeadSpec, Search, Stage
+from bench.recipes.parts import HeadSpec, Search, Stage
 from encoders._descent.training import PROGRESS
 
 LIMIT_S = 120

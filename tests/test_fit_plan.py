@@ -13,7 +13,8 @@ from bench.core.errors import OptionError, UnknownNameError
 from bench.core.identity import canonical_json
 from bench.data.splits import Split
 from bench.fitting.plan import DataDigests, FitPlan, plan_recipe, plan_stage
-from bench.recipes.base import HeadSpec, Node, Recipe, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node, Stage
 
 DATA = DataDigests({"": "s", "hcp": "h"}, {TARGET: "t", "tiny-diffusion.other": "o"})
 STAGE = Stage("ridge", options={"alpha": 10.0}, heads={"z": HeadSpec(TARGET)})

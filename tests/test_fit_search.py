@@ -22,8 +22,8 @@ from bench.fitting.draws import configurations
 from bench.fitting.schedule import GroupedScheduler
 from bench.fitting.search import METRIC, DataRefs, run_candidates
 from bench.fitting.trial import FIT_RECORD, FitRecord, read_fit
-from bench.recipes.base import HeadSpec, Node, Recipe, Search, Stage
-from bench.recipes.parts import SEARCHED_KEYS
+from bench.recipes.base import Recipe
+from bench.recipes.parts import SEARCHED_KEYS, HeadSpec, Node, Search, Stage
 
 RENDER = {"out": Node("tiny-diffusion", inputs={"latent": "z"})}
 HEADS = {"z": HeadSpec(TARGET)}

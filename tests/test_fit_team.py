@@ -27,7 +27,7 @@ from bench.fitting.inputs import FitInputs
 from bench.fitting.plan import FitPlan, plan_stage
 from bench.fitting.search import DataRefs, run_candidates
 from bench.fitting.trial import FitRecord, read_fit, run_fit
-from bench.recipes.base import HeadSpec, Search, Stage
+from bench.recipes.parts import HeadSpec, Search, Stage
 
 BATCH = 8
 STAGE = Stage(

@@ -19,7 +19,7 @@ from bench.data.shards.targets import TargetTable
 from bench.fitting.inputs import FitInputs, make_heads
 from bench.fitting.plan import FitPlan, plan_stage
 from bench.fitting.trial import FIT_RECORD, failed, loaded_encoder, read_fit, run_fit
-from bench.recipes.base import HeadSpec, Stage
+from bench.recipes.parts import HeadSpec, Stage
 from encoders.base import assemble
 from encoders.ridge.penalties import folds_by_stimulus
 

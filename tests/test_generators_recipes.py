@@ -18,7 +18,9 @@ from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
 from bench.data.shards.pictures import read_images
 from bench.data.simulate.presets import Preset
 from bench.prepare import prepare
-from bench.recipes import base, frozen_models
+from bench.recipes import frozen_models
+from bench.recipes.load import RECIPES_FOLDER, load_recipe
+from bench.scoring.division import open_reasons_of
 from bench.simulate import simulate
 
 RECIPES = {
@@ -37,7 +39,7 @@ def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def changed(folder: Path, name: str, generators: dict, node: dict, **more: object) -> str:
     """Write a shipped recipe with other options; return its path."""
-    content = yaml.safe_load((base.FOLDER / f"{name}.yaml").read_text())
+    content = yaml.safe_load((RECIPES_FOLDER / f"{name}.yaml").read_text())
     content["render"]["out"]["options"] |= node
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**content, "generators": generators, **more}))
@@ -45,7 +47,7 @@ def changed(folder: Path, name: str, generators: dict, node: dict, **more: objec
 
 
 def test_takagi_says_what_was_published() -> None:
-    loaded = base.load("takagi")
+    loaded = load_recipe("takagi")
     heads = {name: (head.target, head.roi) for name, head in loaded.stages[0].heads.items()}
     assert heads == {
         "z": ("stable-diffusion.z", "streams:early"),
@@ -53,14 +55,14 @@ def test_takagi_says_what_was_published() -> None:
     }
     options = loaded.render["out"].options
     assert options == {"model": "v1.4", "sampler": "ddim", "steps": 50, "strength": 0.8, "guidance": 5.0}
-    assert (loaded.samples, loaded.repeats, loaded.open_reasons) == (5, "mean-before", [])
+    assert (loaded.samples, loaded.repeats, open_reasons_of(loaded)) == (5, "mean-before", [])
     assert loaded.stages[0].options["alphas"] == [10.0**power for power in range(-6, 1)]
 
 
 def test_ip_adapter_ridge_says_what_was_published() -> None:
-    loaded = base.load("ip-adapter-ridge")
+    loaded = load_recipe("ip-adapter-ridge")
     assert {name: head.target for name, head in loaded.stages[0].heads.items()} == {"tokens": "ip-adapter.tokens"}
-    assert loaded.render["out"].options["model"] == "v1.5" and loaded.open_reasons == []
+    assert loaded.render["out"].options["model"] == "v1.5" and open_reasons_of(loaded) == []
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -97,7 +99,7 @@ def test_from_small_shards_to_a_scored_record(shards: Folder, tmp_path: Path, na
     row = records[name]
     assert row["division"] == "closed" and row["protocol"]["untrained"] is False
     assert {model["name"] for model in row["costs"]["models"]} == {"ridge", generator}
-    assert {score["head"] for score in row["latents"]} >= set(base.load(name).stages[0].heads)
+    assert {score["head"] for score in row["latents"]} >= set(load_recipe(name).stages[0].heads)
 
     link = row["identity"]["images"]["1"]
     keys, pictures = read_images(Folder.at(runs / "images" / link["id"]))[:2]
@@ -113,13 +115,13 @@ def test_from_small_shards_to_a_scored_record(shards: Folder, tmp_path: Path, na
 def test_options_of_a_generator_hold_for_targets_and_pictures(tmp_path: Path) -> None:
     given = {"stable-diffusion": {"model": "v1.5", "untrained": True, "steps": 3}}
     path = changed(tmp_path, "takagi", given, {})
-    loaded = base.load(path)
+    loaded = load_recipe(path)
     assert loaded.render["out"].options["untrained"] is True
     assert loaded.render["out"].options["steps"] == 50  # a node's own options come on top
     (chosen,) = frozen_models.of_targets([loaded]).values()
     assert chosen.options.model == "v1.5" and chosen.options.untrained
     assert frozen_models.untrained(loaded)
-    assert not frozen_models.untrained(base.load("tiny-ridge"))
+    assert not frozen_models.untrained(load_recipe("tiny-ridge"))
 
 
 def test_options_of_a_generator_are_checked(tmp_path: Path) -> None:
@@ -131,18 +133,18 @@ def test_options_of_a_generator_are_checked(tmp_path: Path) -> None:
         ({"stable-diffusion": {"modell": "v1.5"}}, r"unknown option 'modell'.*Did you mean 'model'"),
     ):
         with pytest.raises(UnknownNameError, match=message):
-            base.load(changed(tmp_path, "takagi", generators, {}))
+            load_recipe(changed(tmp_path, "takagi", generators, {}))
     with pytest.raises(OptionError, match="untrained asks for random weights"):
-        base.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True, "weights": "w"}}, {}))
+        load_recipe(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True, "weights": "w"}}, {}))
     with pytest.raises(OptionError, match="generators is a mapping from names, got"):
-        base.load(changed(tmp_path, "takagi", ["stable-diffusion"], {}))
+        load_recipe(changed(tmp_path, "takagi", ["stable-diffusion"], {}))
 
 
 def test_two_recipes_cannot_want_other_targets_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    first = base.load(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True}}, {}))
+    first = load_recipe(changed(tmp_path, "takagi", {"stable-diffusion": {"untrained": True}}, {}))
     options = {"stable-diffusion": {"untrained": True, "model": "v1.5"}}
-    second = replace(base.load(changed(tmp_path / "other", "takagi", options, {})), name="second")
+    second = replace(load_recipe(changed(tmp_path / "other", "takagi", options, {})), name="second")
     assert len(frozen_models.of_targets([first, first])) == 1
     with pytest.raises(OptionError, match=r"recipes 'takagi' and 'second' set options of generator 'stable-diffusion'"):
         frozen_models.of_targets([first, second])

@@ -18,8 +18,10 @@ from bench.data.stream.trials import Betas, SubjectTrials
 from bench.fitting.subject_stream import SubjectStream
 from bench.generators.base import Stimuli
 from bench.generators.choice import Chosen
-from bench.recipes import base, post_steps
+from bench.recipes import post_steps
+from bench.recipes.load import load_recipe
 from bench.rendering.inputs import checked_inputs
+from bench.scoring.division import open_reasons_of
 from encoders.base import Head, Runtime, assemble
 
 N_STIMULI, REPEATS = 60, 3
@@ -27,7 +29,7 @@ N_STIMULI, REPEATS = 60, 3
 
 @pytest.fixture(scope="module")
 def loaded():
-    return base.load("brain-diffuser")
+    return load_recipe("brain-diffuser")
 
 
 def test_the_targets_are_the_published_ones(loaded):
@@ -48,7 +50,7 @@ def test_the_second_generator_gets_the_pictures_of_the_first(loaded):
 
 
 def test_the_row_is_open_and_says_why(loaded):
-    assert loaded.open_reasons == ["post step 'restandardise' uses statistics of the test predictions"]
+    assert open_reasons_of(loaded) == ["post step 'restandardise' uses statistics of the test predictions"]
     assert (loaded.repeats, loaded.samples, loaded.search.trials) == ("mean-before", 1, 1)
 
 

@@ -13,7 +13,8 @@ from bench.core import registry
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, read_images, write_images
-from bench.recipes.base import HeadSpec, Node, Recipe, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node, Stage
 from bench.render import RenderJob
 from bench.rendering import graph
 from bench.rendering.graph import Request, Source, render_graphs

@@ -17,7 +17,7 @@ from bench.board.terminal import print_table
 from bench.board.text import latents as latents_of
 from bench.core.errors import BadDataError, CorruptFileError
 from bench.core.identity import canonical_json
-from bench.records.record import Column, Failure, Finding, LatentScore, MetricValue, ModelSize
+from bench.records.parts import Column, Failure, Finding, LatentScore, MetricValue, ModelSize
 from eval.statistics import bootstrap
 from eval.statistics.crossed import contributions
 from eval.statistics.paired import holm, sign_flip

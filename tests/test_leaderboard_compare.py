@@ -13,7 +13,8 @@ from bench.board.text import p_value
 from bench.core.errors import BadDataError, UnknownNameError
 from bench.core.storage import Folder
 from bench.leaderboard import main
-from bench.records.record import Finding, write_record
+from bench.records.parts import Finding
+from bench.records.record import write_record
 from eval.statistics.paired import holm, paired_tests
 
 FINDING = Finding("overlap", "3 test images were trained on", {})

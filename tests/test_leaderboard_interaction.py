@@ -11,7 +11,8 @@ from test_leaderboard_page import png
 from bench.board.gallery import Item
 from bench.core.storage import Folder
 from bench.leaderboard import build_board
-from bench.records.record import Finding, LatentScore, MetricValue, Step, write_record
+from bench.records.parts import Finding, LatentScore, MetricValue, Step
+from bench.records.record import write_record
 
 KINDS = tuple(dataclasses.replace(c, kind="identification" if "2-way" in c.label else "pixel") for c in COLUMNS)
 WHOLE = dataclasses.replace(COLUMNS[0], name="retrieval", label="Retrieval", ranked=False)

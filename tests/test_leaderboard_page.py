@@ -25,7 +25,8 @@ from bench.board.terminal import print_table
 from bench.core.errors import BadDataError, CorruptFileError
 from bench.core.storage import Folder
 from bench.leaderboard import build_board, check_board, main
-from bench.records.record import Failure, Finding, write_record
+from bench.records.parts import Failure, Finding
+from bench.records.record import write_record
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard.md"
 HOSTILE = '<script>document.title="owned"</script>|</script><img src=x onerror=alert(1)> & {{script}} [x](y) *b*'

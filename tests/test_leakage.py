@@ -26,10 +26,12 @@ from bench.data.shards import write
 from bench.data.shards.manifest import Manifest
 from bench.data.splits import ROLES, Split
 from bench.data.training_sets import ScoredPictures
-from bench.recipes.base import HeadSpec, Node, Recipe, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node, Stage
 from bench.recipes.post_steps import STEPS, PostStep
 from bench.records.record import read_records, read_samples, write_record
 from bench.scoring.declaration import parse
+from bench.scoring.division import open_reasons_of
 from bench.scoring.leakage import audit, audit_declaration, audit_training_sets
 
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent")})
@@ -87,7 +89,7 @@ def test_steps_with_test_statistics_are_found(monkeypatch):
     recipe = dataclasses.replace(CLEAN, post=("harmless", "restandardise"))
     (finding,) = audit(recipe, [trials_of(1)], TEST)
     assert (finding.name, finding.evidence) == ("test-statistics", {"step": "restandardise"})
-    assert recipe.open_reasons == ["post step 'restandardise' uses statistics of the test predictions"]
+    assert open_reasons_of(recipe) == ["post step 'restandardise' uses statistics of the test predictions"]
     assert audit(dataclasses.replace(CLEAN, post=("harmless",)), [trials_of(1)], TEST) == ()
 
 

@@ -10,7 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from bench.core.errors import UnknownNameError
 from bench.recipes import post_steps
-from bench.recipes.base import Node, Recipe, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import Node, Stage
+from bench.scoring.division import open_reasons_of
 
 RNG = np.random.default_rng(0)
 PREDICTIONS = RNG.normal(3, 0.2, (40, 6)).astype(np.float32)
@@ -45,9 +47,9 @@ def test_restandardise_is_the_published_formula():
 def test_no_step_is_taken_unless_a_recipe_names_it():
     closed = Recipe("r", (Stage("ridge"),), {"out": Node("tiny-diffusion")})
     assert closed.post == ()
-    assert closed.open_reasons == []
+    assert open_reasons_of(closed) == []
     opened = dataclasses.replace(closed, post=("restandardise",))
-    assert opened.open_reasons == ["post step 'restandardise' uses statistics of the test predictions"]
+    assert open_reasons_of(opened) == ["post step 'restandardise' uses statistics of the test predictions"]
 
 
 def test_restandardised_predictions_have_the_training_targets_moments():

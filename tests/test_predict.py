@@ -19,7 +19,7 @@ from bench.data.shards.manifest import MANIFEST
 from bench.fitting.plan import FitPlan
 from bench.fitting.trial import loaded_encoder
 from bench.predict import IDENTITY, Prediction, planned, predict, read_predictions
-from bench.recipes.base import HeadSpec
+from bench.recipes.parts import HeadSpec
 from bench.recipes.post_steps import PostStep
 
 ROI = "streams:early"

@@ -13,8 +13,11 @@ from bench.core.errors import OptionError, UnknownNameError
 from bench.fitting.draws import configurations
 from bench.fitting.plan import DataDigests, plan_recipe
 from bench.generators.base import Generator, InputSpec, TargetSpec
-from bench.recipes import base
-from bench.recipes.base import HeadSpec, Node, with_options
+from bench.recipes.base import Recipe, with_options
+from bench.recipes.checks import check_recipe
+from bench.recipes.load import load_recipe, recipe_names
+from bench.recipes.parts import HeadSpec, Node
+from bench.scoring.division import open_reasons_of
 from encoders.base import Encoder
 
 PLAIN = """
@@ -31,7 +34,7 @@ render:
 def load(tmp_path):
     """Load a recipe from its text, with some keys changed by path: `{"stages.0.encoder": "x"}`."""
 
-    def loaded(text: str, changes: dict | None = None, name: str = "mine") -> base.Recipe:
+    def loaded(text: str, changes: dict | None = None, name: str = "mine") -> Recipe:
         content = yaml.safe_load(text)
         for path, value in (changes or {}).items():
             *parents, last = path.split(".")
@@ -41,23 +44,23 @@ def load(tmp_path):
             place[last] = value
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(content))
-        return base.load(str(file))
+        return load_recipe(str(file))
 
     return loaded
 
 
-@pytest.mark.parametrize("name", base.names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_holds(name):
-    loaded = base.load(name)
+    loaded = load_recipe(name)
     assert loaded.name == name
     assert loaded.title
     assert loaded.source
     for values in configurations(loaded.search, seed=0):
-        base.check(with_options(loaded, values))
+        check_recipe(with_options(loaded, values))
 
 
 def test_the_default_recipes_are_shipped():
-    assert {"tiny-ridge", "tiny-braid-mlp", "tiny-knn"} <= set(base.names())
+    assert {"tiny-ridge", "tiny-braid-mlp", "tiny-knn"} <= set(recipe_names())
 
 
 def test_what_is_left_out_has_its_default(load):
@@ -68,7 +71,7 @@ def test_what_is_left_out_has_its_default(load):
     assert loaded.stages[0].heads["latent"].generator == "tiny-diffusion"
     assert loaded.stages[0].heads["latent"].target_name == "latent"
     assert (loaded.repeats, loaded.samples, loaded.search.trials, loaded.post) == ("mean-before", 1, 1, ())
-    assert loaded.open_reasons == []
+    assert open_reasons_of(loaded) == []
 
 
 @pytest.mark.parametrize(
@@ -172,9 +175,9 @@ def test_a_blend_takes_nothing_else():
 
 def test_an_unknown_recipe_offers_the_nearest(tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown recipe 'tiny-rige'\. Did you mean 'tiny-ridge'"):
-        base.load("tiny-rige")
+        load_recipe("tiny-rige")
     with pytest.raises(UnknownNameError, match=r"unknown recipe '.*gone\.yaml'"):
-        base.load(str(tmp_path / "gone.yaml"))
+        load_recipe(str(tmp_path / "gone.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,7 @@ def test_an_unknown_recipe_offers_the_nearest(tmp_path):
 def test_a_file_that_is_no_recipe(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(OptionError, match=message):
-        base.load(str(tmp_path / "bad.yaml"))
+        load_recipe(str(tmp_path / "bad.yaml"))
 
 
 def test_two_stages_need_two_names(load):
@@ -377,7 +380,7 @@ def test_brain_diffuser_fills_three_heads_and_two_nodes(load, fakes):
     loaded = load(SYSTEMS["brain-diffuser"])
     assert sorted(loaded.stages[0].heads) == ["text", "vision", "z"]
     assert [name for name, _ in loaded.render_order()] == ["low", "out"]
-    assert loaded.open_reasons == ["post step 'restandardise' uses statistics of the test predictions"]
+    assert open_reasons_of(loaded) == ["post step 'restandardise' uses statistics of the test predictions"]
 
 
 def test_mindeye2_starts_each_subject_from_the_joint_fit_and_is_open(load, fakes):
@@ -387,7 +390,7 @@ def test_mindeye2_starts_each_subject_from_the_joint_fit_and_is_open(load, fakes
     assert joint.subjects == (1, 2, 5)
     assert [plan.subjects for plan in each] == [(1,), (2,), (5,)]
     assert {plan.parent for plan in each} == {joint.id}
-    assert loaded.open_reasons == ["render node 'out' blends pictures"]
+    assert open_reasons_of(loaded) == ["render node 'out' blends pictures"]
     assert [name for name, _ in loaded.render_order()].index("refined") == 2
 
 
@@ -443,6 +446,6 @@ def test_nodes_come_after_what_feeds_them_whatever_their_order_in_the_file(load,
 
 
 def test_a_recipe_is_frozen():
-    loaded = base.load("tiny-ridge")
+    loaded = load_recipe("tiny-ridge")
     with pytest.raises(dataclasses.FrozenInstanceError):
         loaded.name = "other"

@@ -20,8 +20,8 @@ from bench.data.shards.pictures import ImageSet, read_images
 from bench.data.simulate.presets import Preset
 from bench.fitting.plan import DataDigests
 from bench.predict import Prediction, predict, read_predictions
-from bench.recipes import base
 from bench.recipes.base import Recipe
+from bench.recipes.load import load_recipe
 from bench.rendering.graph import Request, Source, render_graphs, source_of
 from bench.simulate import simulate_shards
 from bench.targets import targets
@@ -44,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
 @pytest.fixture(scope="module")
 def shipped(settings: dict[str, dict[str, object]]) -> Recipe:
     """The shipped recipe, its generators told where the small checkpoints are and to make small pictures."""
-    loaded = base.load("brain-diffuser")
+    loaded = load_recipe("brain-diffuser")
     nodes = {
         name: dataclasses.replace(node, options={**node.options, **settings[node.generator]})
         for name, node in loaded.render.items()

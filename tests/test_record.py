@@ -13,20 +13,9 @@ from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, 
 from bench.core.identity import plain
 from bench.core.storage import Folder
 from bench.records import parts, provenance
-from bench.records.record import (
-    Event,
-    Failure,
-    Finding,
-    LatentScore,
-    MetricValue,
-    Record,
-    commit,
-    environment,
-    read_records,
-    read_samples,
-    validate,
-    write_record,
-)
+from bench.records.parts import Event, Failure, Finding, LatentScore, MetricValue
+from bench.records.provenance import environment
+from bench.records.record import Record, commit, read_records, read_samples, validate, write_record
 from bench.records.schemas import schema
 
 

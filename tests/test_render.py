@@ -27,11 +27,12 @@ from bench.core.errors import (
     OtherConfigurationError,
     UnknownNameError,
 )
+from bench.core.seeds import seed_of
 from bench.core.storage import Folder
 from bench.data.shards.columns import to_column
 from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
 from bench.generators.choice import Chosen
-from bench.render import RenderJob, render, seed_of
+from bench.render import RenderJob, render
 
 COUNT = 21
 STEPS = {"steps": 4, "strength": 0.5}

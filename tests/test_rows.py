@@ -23,8 +23,9 @@ from bench.data.training_sets import ScoredPictures
 from bench.fitting.candidates import Candidate
 from bench.generators.choice import Chosen
 from bench.predict import IDENTITY, Prediction, predict, read_predictions
-from bench.recipes.base import HeadSpec, Node, Recipe, Search
-from bench.records.record import ModelSize
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Node, Search
+from bench.records.parts import ModelSize
 from bench.scoring import systems
 from bench.scoring.recording import Row
 from bench.scoring.systems import System, control_rows, gallery, generators, lineage, only_subject, system_row

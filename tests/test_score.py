@@ -18,7 +18,8 @@ from bench.core.identity import digest, source_digest
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shards.pictures import SEAL, ImageSet
-from bench.records.record import RECORD_FILE, Costs, Record, read_records, read_samples
+from bench.records.parts import Costs
+from bench.records.record import RECORD_FILE, Record, read_records, read_samples
 from bench.score import score_rows
 from bench.scoring.outside.inputs import images_of
 from bench.scoring.recording import Row, Task, score_link

@@ -17,7 +17,8 @@ from bench.data.shards.pictures import claim, read_images, write_images
 from bench.data.shards.targets import TargetTable
 from bench.generators.base import Stimuli
 from bench.generators.choice import Chosen
-from bench.recipes.base import HeadSpec, Node, Select, check
+from bench.recipes.checks import check_recipe
+from bench.recipes.parts import HeadSpec, Node, Select
 from bench.rendering import graph, graph_select, selection
 from bench.rendering.graph import Request, Source
 from bench.rendering.selection import Space, best, encoded, group_means, similarities
@@ -219,7 +220,7 @@ def test_the_choice_is_part_of_the_address(runs, calls, ray_session, monkeypatch
 )
 def test_selections_that_cannot_be_are_named(nodes, samples, error, message):
     with pytest.raises(error, match=message):
-        check(dataclasses.replace(recipe(low=LOW, **nodes), samples=samples))
+        check_recipe(dataclasses.replace(recipe(low=LOW, **nodes), samples=samples))
 
 
 def test_targets_that_need_captions_encode_no_samples(monkeypatch):
@@ -228,7 +229,7 @@ def test_targets_that_need_captions_encode_no_samples(monkeypatch):
     monkeypatch.setattr(Chosen("tiny-diffusion").kind, "targets", targets)
     by_words = Node(select=dataclasses.replace(TRUTH, target="tiny-diffusion.words"))
     with pytest.raises(OptionError, match=r"cannot encode samples as 'tiny-diffusion.words': it needs captions"):
-        check(dataclasses.replace(recipe(low=LOW, out=by_words), samples=2))
+        check_recipe(dataclasses.replace(recipe(low=LOW, out=by_words), samples=2))
 
 
 @pytest.mark.parametrize(

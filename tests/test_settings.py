@@ -10,8 +10,8 @@ import pytest
 from bench.core.errors import OtherConfigurationError
 from bench.core.identity import digest
 from bench.core.storage import Folder
-from bench.recipes import base
 from bench.recipes.base import with_options
+from bench.recipes.load import load_recipe
 from bench.sweeping.settings import SWEEP_FILE, Settings, claim, held
 
 
@@ -20,7 +20,7 @@ def settings(tmp_path) -> Settings:
     return Settings(recipes=("tiny-knn",), runs=Folder.at(tmp_path / "runs"), data=Folder.at(tmp_path / "data"))
 
 
-RECIPES = [base.load("tiny-knn")]
+RECIPES = [load_recipe("tiny-knn")]
 
 NEUTRAL = {
     "runs": Folder("/elsewhere"),
@@ -95,7 +95,7 @@ def test_a_folder_of_another_configuration_is_refused(settings):
 def test_other_recipes_are_named(settings):
     claim(settings, RECIPES)
     with pytest.raises(OtherConfigurationError, match="recipes: there tiny-knn, now tiny-ridge"):
-        held(settings, [base.load("tiny-ridge")])
+        held(settings, [load_recipe("tiny-ridge")])
 
 
 def test_a_long_difference_is_shortened(settings):

@@ -16,7 +16,9 @@ from bench.core.storage import Folder
 from bench.data.shards.columns import from_column
 from bench.data.shards.manifest import FileEntry, Manifest, read_manifest, stimuli_table
 from bench.data.shards.targets import read_targets, targets_table, write_targets
-from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
+from bench.data.simulate.scenes.captions import captions
+from bench.data.simulate.scenes.drawing import draw
+from bench.data.simulate.scenes.sampling import sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
 from bench.generators.choice import Chosen
 from bench.generators.encoding import PartMaker, Unit, Work, checked_values, stimuli_of

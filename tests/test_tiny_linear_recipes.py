@@ -15,8 +15,9 @@ from bench.core.console import Advance
 from bench.core.storage import Folder
 from bench.data.shards.pictures import write_images
 from bench.generators.choice import Chosen
-from bench.recipes import base
+from bench.recipes.load import RECIPES_FOLDER, load_recipe, recipe_names
 from bench.render import RenderJob
+from bench.scoring.division import open_reasons_of
 from bench.sweeping import flow
 from bench.sweeping.settings import DEFAULT_RECIPES
 
@@ -24,24 +25,24 @@ LINEAR = ("tiny-takagi", "tiny-brain-diffuser", "tiny-ip-adapter")
 
 
 def test_the_default_sweep_runs_them() -> None:
-    assert set(LINEAR) <= set(DEFAULT_RECIPES) <= set(base.names())
+    assert set(LINEAR) <= set(DEFAULT_RECIPES) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_they_are_quick_and_closed(name: str) -> None:
-    loaded = base.load(name)
-    assert (loaded.search.trials, loaded.samples, loaded.open_reasons) == (1, 1, [])
+    loaded = load_recipe(name)
+    assert (loaded.search.trials, loaded.samples, open_reasons_of(loaded)) == (1, 1, [])
     assert {stage.encoder for stage in loaded.stages} == {"ridge"}
-    assert "# Deviations:" in (base.FOLDER / f"{name}.yaml").read_text()
+    assert "# Deviations:" in (RECIPES_FOLDER / f"{name}.yaml").read_text()
 
 
 def test_takagis_heads_see_their_own_voxels() -> None:
-    heads = base.load("tiny-takagi").stages[0].heads
+    heads = load_recipe("tiny-takagi").stages[0].heads
     assert {name: head.roi for name, head in heads.items()} == {"latent": "streams:early", "text": "streams:ventral"}
 
 
 def test_brain_diffuser_has_a_penalty_a_head_and_two_models() -> None:
-    loaded = base.load("tiny-brain-diffuser")
+    loaded = load_recipe("tiny-brain-diffuser")
     stage = loaded.stages[0]
     assert set(stage.options["alpha"]) == set(stage.heads) == {"latent", "tokens", "text"}
     assert [(name, node.generator) for name, node in loaded.render_order()] == [
@@ -53,7 +54,7 @@ def test_brain_diffuser_has_a_penalty_a_head_and_two_models() -> None:
 
 def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
     """Starting a deployment costs more than its pictures: equal options let the render stage start one."""
-    nodes = [base.load(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
+    nodes = [load_recipe(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
     one, other = (Chosen(node.generator or "", node.options).identity(render=True) for node in nodes)
     assert one == other
 
@@ -61,7 +62,7 @@ def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
 def test_the_controls_are_those_of_the_best_of_comparable_recipes() -> None:
     """Tokens and text are easier to predict than the latent; whoever predicts them alone is no winner for that."""
     scores = {"tiny-ridge": 0.62, "tiny-braid-mlp": 0.64, "tiny-knn": 0.4, "tiny-takagi": 0.7, "tiny-ip-adapter": 0.75}
-    fitted = [flow.Fitted(base.load(name), {}, {}, 1, score) for name, score in scores.items()]
+    fitted = [flow.Fitted(load_recipe(name), {}, {}, 1, score) for name, score in scores.items()]
     for given in (fitted, fitted[::-1]):
         assert flow._winner(given).recipe.name == "tiny-braid-mlp"
     assert flow._winner(fitted[3:]).recipe.name == "tiny-ip-adapter"

@@ -22,7 +22,7 @@ from bench.data.splits import ROLES, Split
 from bench.fitting.inputs import FitInputs
 from bench.fitting.plan import DataDigests, FitPlan, plan_stage
 from bench.fitting.trial import FitRecord, run_fit
-from bench.recipes.base import HeadSpec, Stage
+from bench.recipes.parts import HeadSpec, Stage
 from bench.targets import targets
 
 SUBJECTS = (1, 2)

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from bench.board.ranking import DECIMALS, SEED, shared_columns, values_of
-from bench.records.record import Column, Record
+from bench.records.parts import Column
+from bench.records.record import Record
 from eval.statistics.bootstrap import LEVEL, RESAMPLES
 from eval.statistics.paired import FLIPS, PairedTest, holm, paired_tests
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bench.board.ranking import DECIMALS
-from bench.records.record import Column, Record
+from bench.records.parts import Column
+from bench.records.record import Record
 
 Place = tuple[int, int]
 """Subject and stimulus."""

@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bench.core.errors import BadDataError
-from bench.records.record import Column, Record
+from bench.records.parts import Column
+from bench.records.record import Record
 from eval.statistics.bootstrap import LEVEL, RESAMPLES
 from eval.statistics.ranking import borda
 

@@ -11,7 +11,8 @@ import numpy as np
 from bench.board.groups import CEILINGS, Group
 from bench.board.ranking import Standing
 from bench.core.identity import plain
-from bench.records.record import MetricValue, Record
+from bench.records.parts import MetricValue
+from bench.records.record import Record
 from eval.statistics.bootstrap import normalise
 
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.scoring.declaration import described
-
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
 _DASH = "–"  # noqa: RUF001 - the typographic dash for "no number"
 BADGES = {
@@ -143,3 +141,16 @@ def notes(table: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         for line in lines:
             found.setdefault(line, []).append(row["name"])
     return list(found.items())
+
+
+def described(step: Mapping[str, Any]) -> str:
+    """Return a declared step of a board's row in words."""
+    what = ", ".join(f"{key} {_value(value)}" for key, value in sorted(step["what"].items()) if value is not None)
+    return f"{step['kind']} {step['name']}: {what}"
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - JSON data
+    """Return a declared value in words."""
+    if isinstance(value, Mapping):
+        return " + ".join(f"{weight:g} {name}" for name, weight in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -9,7 +9,8 @@ from typing import Any
 from bench.fitting.draws import configurations
 from bench.fitting.plan import DataDigests, FitPlan, plan_recipe
 from bench.fitting.trial import FitRecord
-from bench.recipes.base import Recipe, Search, Stage, with_options
+from bench.recipes.base import Recipe, with_options
+from bench.recipes.parts import Search, Stage
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from ray import tune
 
 from bench.core.errors import OptionError
-from bench.recipes.base import Search
+from bench.recipes.parts import Search
 
 
 def configurations(search: Search, seed: int) -> list[dict[str, Any]]:

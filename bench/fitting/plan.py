@@ -15,7 +15,8 @@ from bench.core.errors import OptionError, UnknownNameError
 from bench.core.identity import digest
 from bench.data.splits import Split
 from bench.data.stream.rules import Averaging, Normalise
-from bench.recipes.base import HeadSpec, Recipe, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import HeadSpec, Stage
 
 Control = Literal["none", "shuffled"]
 

@@ -9,36 +9,11 @@ every render node, whose own options come on top.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
 
-from bench.core import options, registry
-from bench.core.errors import OptionError, UnknownNameError
-
-if TYPE_CHECKING:
-    from bench.generators.choice import Chosen
-    from bench.recipes.base import Recipe
-
-
-def with_defaults(node: Mapping[str, Any], generators: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a render node as it stands in a recipe's file, with the options that its generator has throughout."""
-    given = generators.get(str(node.get("generator")))
-    return {**node, "options": {**given, **node.get("options", {})}} if given else dict(node)
-
-
-def check(recipe: Recipe) -> None:
-    """Compare a recipe's `generators` with what it uses and with their options.
-
-    Raises:
-        UnknownNameError: If a generator is not used, or has no such option.
-        OptionError: If a value does not fit.
-    """
-    used = {target.partition(".")[0] for target in recipe.targets}
-    used |= {node.generator for node in recipe.render.values() if node.generator}
-    for name, given in recipe.generators.items():
-        if name not in used:
-            raise UnknownNameError("generator", name, used, f"generators of recipe {recipe.name!r}")
-        options.build(registry.load("generator", name).Options, given, f"options of generator {name!r}")
+from bench.core.errors import OptionError
+from bench.generators.choice import Chosen
+from bench.recipes.base import Recipe
 
 
 def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
@@ -47,8 +22,6 @@ def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
     Raises:
         OptionError: If two recipes want targets of one name that are not the same.
     """
-    from bench.generators.choice import Chosen  # here: it imports torch, for which `--help` need not wait
-
     found: dict[str, tuple[str, Chosen]] = {}
     for recipe in recipes:
         for name in {target.partition(".")[0] for target in recipe.targets}:
@@ -64,8 +37,6 @@ def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
 
 def of_render(recipe: Recipe) -> list[Chosen]:
     """Return the generators of a recipe's render graph, one a node."""
-    from bench.generators.choice import Chosen  # see of_targets
-
     return [Chosen(node.generator, node.options) for node in recipe.render.values() if node.generator]
 
 

@@ -18,11 +18,12 @@ from bench.core.errors import BadDataError
 from bench.core.identity import digest
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
-from bench.data.shards.pictures import KEY_COLUMNS, SEAL, ImageSet
+from bench.data.shards.pictures import KEY_COLUMNS, SEAL, ImageSet, write_images
 from bench.generators.choice import Chosen
 from bench.predict import read_predictions
-from bench.recipes.base import Node, Recipe, Select
-from bench.render import RenderJob, read_images, render, write_images
+from bench.recipes.base import Recipe
+from bench.recipes.parts import Node, Select
+from bench.render import RenderJob, read_images, render
 from bench.rendering.graph_select import choose, described
 
 

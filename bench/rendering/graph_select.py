@@ -11,7 +11,8 @@ import ray
 from bench.core.errors import MissingDataError
 from bench.data.shards.targets import TargetTable
 from bench.generators.choice import Chosen
-from bench.recipes.base import Recipe, Select
+from bench.recipes.base import Recipe
+from bench.recipes.parts import Select
 from bench.rendering import selection
 from bench.rendering.selection import Space
 

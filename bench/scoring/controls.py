@@ -18,11 +18,10 @@ from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shard_set import ShardSet
-from bench.data.shards.pictures import ImageSet
+from bench.data.shards.pictures import ImageSet, write_images
 from bench.data.shards.targets import TargetTable
 from bench.data.stream.trials import SubjectTrials
 from bench.recipes.base import Recipe
-from bench.render import write_images
 from bench.rendering.graph import Source, oracle_heads
 
 

@@ -5,19 +5,14 @@ reconbench score --declare selection=truth samples=16 checkpoint=test images=coc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bench.core import options
 from bench.core.errors import OptionError
 from bench.data import training_sets
-from bench.data.stream.rules import leaks
-from bench.recipes import post_steps
 from bench.records.parts import Step
-
-if TYPE_CHECKING:
-    from bench.recipes.base import Recipe
 
 _LISTS = ("responses", "images")
 NOTHING = "none"
@@ -98,44 +93,3 @@ def parse(pairs: Sequence[str]) -> Declaration:
         if name in _LISTS:
             given[name] = () if value == NOTHING else tuple(value.split(","))
     return options.build(Declaration, given, "--declare")
-
-
-def steps_of(recipe: Recipe) -> tuple[Step, ...]:
-    """Return what a recipe does to predictions and pictures beyond rendering them once."""
-    found = [Step("post", name, {"version": post_steps.step(name).version}) for name in recipe.post]
-    for name, node in recipe.render.items():
-        if node.blend:
-            found.append(Step("blend", name, {"weights": dict(node.blend)}))
-        if node.select:
-            found.append(Step("select", name, {**asdict(node.select), "samples": recipe.samples}))
-    return tuple(found)
-
-
-def open_reasons_of(recipe: Recipe) -> list[str]:
-    """Return why a recipe belongs to the open division; empty for closed ones."""
-    nodes = recipe.render.items()
-    reasons = [f"render node {name!r} blends pictures" for name, node in nodes if node.blend]
-    for name, node in nodes:
-        if node.select:
-            how = {
-                "truth": f"the true picture in {node.select.target}",
-                "brain": f"predicted head {node.select.head!r}",
-            }
-            reasons.append(f"render node {name!r} selects one of {recipe.samples} samples by {how[node.select.by]}")
-    leaky = [name for name in recipe.post if post_steps.step(name).uses_test_statistics]
-    reasons += [f"post step {name!r} uses statistics of the test predictions" for name in leaky]
-    scored = [stage for stage in recipe.stages if leaks(stage.normalise)]
-    return reasons + [f"stage {stage.name!r} z-scores with statistics of test trials" for stage in scored]
-
-
-def described(step: Mapping[str, Any]) -> str:
-    """Return a declared step of a board's row in words."""
-    what = ", ".join(f"{key} {_value(value)}" for key, value in sorted(step["what"].items()) if value is not None)
-    return f"{step['kind']} {step['name']}: {what}"
-
-
-def _value(value: Any) -> str:  # noqa: ANN401 - JSON data
-    """Return a declared value in words."""
-    if isinstance(value, Mapping):
-        return " + ".join(f"{weight:g} {name}" for name, weight in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -17,7 +17,8 @@ from bench.data.stream.rules import leaks
 from bench.data.stream.trials import SubjectTrials
 from bench.data.training_sets import ScoredPictures
 from bench.recipes import post_steps
-from bench.recipes.base import Recipe, Stage
+from bench.recipes.base import Recipe
+from bench.recipes.parts import Stage
 from bench.records.parts import SELECTION, Finding
 from bench.scoring.declaration import Declaration
 

@@ -19,10 +19,10 @@ from bench.data.shard_set import ShardSet, tested_digest
 from bench.data.shards.pictures import ImageSet
 from bench.data.splits import Split
 from bench.records import record
-from bench.records.parts import ControlName, StagePart, Step
-from bench.records.record import (
+from bench.records.parts import (
     Chain,
     Column,
+    ControlName,
     Costs,
     DatasetPart,
     Event,
@@ -31,6 +31,8 @@ from bench.records.record import (
     Link,
     MetricValue,
     ProtocolPart,
+    StagePart,
+    Step,
 )
 from eval.networks import _weights as network_weights
 from eval.plugins import base as metric_plugins

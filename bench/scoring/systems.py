@@ -25,9 +25,10 @@ from bench.fitting.trial import read_fit
 from bench.generators.choice import Chosen
 from bench.predict import IDENTITY, Prediction, planned, read_predictions
 from bench.recipes import frozen_models
-from bench.recipes.base import Recipe, Stage
-from bench.records.record import Costs, LatentScore, Link, ModelSize, StagePart
-from bench.scoring.declaration import steps_of
+from bench.recipes.base import Recipe
+from bench.recipes.parts import Stage
+from bench.records.parts import Costs, LatentScore, Link, ModelSize, StagePart
+from bench.scoring.division import open_reasons_of, steps_of
 from bench.scoring.leakage import audit, audit_training_sets
 from bench.scoring.recording import Row
 from encoders._shared.correlation import mean_target_correlation
@@ -77,7 +78,7 @@ def system_row(
         images=system.images,
         predictions={s: Link(job.id, job.description()) for s, job in system.predictions.items()},
         fits={s: tuple(map(_fit_link, lineage(c.plan, runs))) for s, c in system.best.items()},
-        open_reasons=tuple(system.recipe.open_reasons),
+        open_reasons=tuple(open_reasons_of(system.recipe)),
         stages=tuple(_stage(stage, list(trials.values())) for stage in system.recipe.stages),
         declared=steps_of(system.recipe),
         untrained=frozen_models.untrained(system.recipe),

@@ -22,8 +22,9 @@ from bench.fitting.plan import DataDigests, FitPlan, plan_recipe
 from bench.fitting.search import DataRefs, run_candidates
 from bench.predict import Prediction, predict
 from bench.prepare import prepare
-from bench.recipes import base, frozen_models
+from bench.recipes import frozen_models
 from bench.recipes.base import Recipe, with_options
+from bench.recipes.load import load_recipe
 from bench.rendering.graph import Request, render_graphs, source_of
 from bench.score import score_rows
 from bench.scoring import controls
@@ -90,7 +91,7 @@ def _recipes(settings: Settings) -> list[Recipe]:
     Raises:
         OptionError: If two recipes have one name: they would be one row.
     """
-    loaded = [base.load(name) for name in settings.recipes]
+    loaded = [load_recipe(name) for name in settings.recipes]
     names = [each.name for each in loaded]
     if len(set(names)) < len(names):
         raise OptionError(f"two recipes have one name: {', '.join(names)}")

@@ -9,7 +9,7 @@ from typing import Any
 from bench.core.errors import OtherConfigurationError
 from bench.core.identity import plain
 from bench.core.storage import Folder
-from bench.recipes import base
+from bench.recipes.base import Recipe
 
 SWEEP_FILE = "sweep.json"
 DEFAULT_RECIPES = (
@@ -62,7 +62,7 @@ class Settings:
     replicas: int | None = None
     cpus: int | None = None
 
-    def identity(self, recipes: Sequence[base.Recipe]) -> dict[str, Any]:
+    def identity(self, recipes: Sequence[Recipe]) -> dict[str, Any]:
         """Return what decides the sweep's results: no paths, no worker counts."""
         without = {"recipes", "runs", "data", "shards", "weights", "batch_size", "replicas", "cpus"}
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in without}
@@ -70,7 +70,7 @@ class Settings:
         return dict(plain({**kept, "shards": source, "recipes": {r.name: asdict(r) for r in recipes}}))
 
 
-def held(settings: Settings, recipes: Sequence[base.Recipe]) -> bool:
+def held(settings: Settings, recipes: Sequence[Recipe]) -> bool:
     """Say whether the runs folder holds an earlier run of this very sweep; nothing is written.
 
     Raises:
@@ -88,7 +88,7 @@ def held(settings: Settings, recipes: Sequence[base.Recipe]) -> bool:
     return True
 
 
-def claim(settings: Settings, recipes: Sequence[base.Recipe]) -> None:
+def claim(settings: Settings, recipes: Sequence[Recipe]) -> None:
     """Make the runs folder this sweep's. Called once everything that was asked for has been found."""
     settings.runs.write_json(SWEEP_FILE, settings.identity(recipes))
 

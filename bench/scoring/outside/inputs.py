@@ -23,7 +23,7 @@ from bench.data.shard_set import ShardSet
 from bench.data.shards import pictures as image_shards
 from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest, stimuli_table
 from bench.data.shards.pictures import ImageSet
-from bench.records.record import Event
+from bench.records.parts import Event
 from bench.scoring.outside import files as outside
 from bench.scoring.outside import matching, orders
 from bench.scoring.outside.files import Pictures
