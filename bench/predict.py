@@ -13,76 +13,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
 
-from bench.core import cluster, options
+from bench.core import cluster
 from bench.core.console import Advance, console, guard, parser, progress
-from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, OtherConfigurationError
-from bench.core.identity import digest
+from bench.core.errors import BadDataError, OtherConfigurationError
 from bench.core.storage import Folder
 from bench.data import shard_set
-from bench.data.shards.columns import from_column, to_column
+from bench.data.shards.columns import to_column
 from bench.data.shards.targets import TargetTable
 from bench.data.stream.load import FIT, TEST
 from bench.data.stream.trials import SubjectTrials
 from bench.fitting.inputs import FitInputs, make_heads
-from bench.fitting.plan import FitPlan
+from bench.fitting.predictions import IDENTITY, Prediction, Repeats, planned
 from bench.fitting.trial import loaded_encoder
-from bench.recipes import post_steps as post
+from bench.recipes import post_steps
 from encoders.base import assemble
-
-IDENTITY = "identity.json"
-Repeats = Literal["mean-before", "mean-after", "each"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One set of predictions: one fit, one subject's test pictures.
-
-    Attributes:
-        plan: The fit.
-        subject: Whose betas.
-        test: The test stimuli, ascending.
-        repeats: Betas averaged over showings before prediction, predictions averaged after, or each showing alone.
-        samples: Predictions a row, each with its own seed (deterministic encoders repeat themselves).
-        post: Named steps that follow.
-    """
-
-    plan: FitPlan
-    subject: int
-    test: tuple[int, ...]
-    repeats: Repeats = "mean-before"
-    samples: int = 1
-    post: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise OptionError(f"{self.samples} samples a picture were asked for; at least 1 is needed")
-
-    def description(self) -> dict[str, Any]:
-        """Return what the content address is made of."""
-        return {
-            "predictions": 1,
-            "fit": self.plan.id,
-            "subject": self.subject,
-            "test": digest(list(self.test)),
-            "repeats": self.repeats,
-            "samples": self.samples,
-            "post": [[name, post.step(name).version] for name in self.post],  # a list: their order counts
-        }
-
-    @property
-    def id(self) -> str:
-        """The content address."""
-        return digest(self.description())
 
 
 @dataclass(frozen=True)
@@ -119,7 +72,7 @@ def predict(
         if (runs / "predictions" / job.id).exists(IDENTITY):
             advance(1, "already predicted")
             continue
-        tables = {spec["target"]: targets[spec["target"]] for spec in job.plan.heads.values()}
+        tables = {spec.target: targets[spec.target] for spec in job.plan.heads.values()}
         given = (job, test[job.subject], train[job.subject], label_names, runs)
         pending[_predict.remote(*given, list(tables), *tables.values())] = job
     while pending:
@@ -155,7 +108,7 @@ def _predict(
         values = np.stack([part[head.name].numpy() for part in parts], axis=1)  # (rows, samples, *shape)
         values, rows = _averaged(values, stimulus, repeat, job.repeats)
         spec = job.plan.heads[head.name]
-        truth = inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
+        truth = inputs.targets[spec.target].sliced(spec.take)
         values = _posted(values, truth, train, job.post)
         folder.write_table(f"head={head.name}.parquet", _table(job.subject, rows, values))
         shapes[head.name] = {"shape": list(head.shape), "dtype": "float32"}
@@ -209,7 +162,7 @@ def _posted(values: np.ndarray, truth: TargetTable, train: SubjectTrials, steps:
     flat = values.reshape(len(values), -1)
     known = truth.of(np.unique(train.stimulus[train.rows("train")])).reshape(-1, flat.shape[1])
     for name in steps:
-        flat = post.step(name).apply(flat, known)
+        flat = post_steps.step(name).apply(flat, known)
     return flat.reshape(values.shape).astype(np.float32)
 
 
@@ -226,36 +179,6 @@ def _table(subject: int, rows: Rows, values: np.ndarray) -> pa.Table:
     )
 
 
-def read_predictions(folder: Folder, head: str) -> tuple[pa.Table, np.ndarray]:
-    """Return a head's rows (subject, stimulus, repeat, sample) and its `(N, *shape)` float32 values.
-
-    Raises:
-        MissingDataError: If the predictions were never finished or have no such head.
-    """
-    if not folder.exists(IDENTITY):
-        raise MissingDataError(f"no {IDENTITY} in {folder}: not finished predictions")
-    heads = folder.read_json(IDENTITY)["heads"]
-    if head not in heads:
-        raise MissingDataError(f"predictions {folder.name} have heads {sorted(heads)}, not {head!r}")
-    table = folder.read_table(f"head={head}.parquet")
-    values = from_column(table["value"].combine_chunks(), np.dtype(heads[head]["dtype"]), tuple(heads[head]["shape"]))
-    return table.drop_columns(["value"]), values
-
-
-def planned(runs: Folder, fit: str) -> FitPlan:
-    """Return the plan of a finished fit.
-
-    Raises:
-        MissingDataError: If there is no such fit.
-        CorruptFileError: If its plan is not the one that its address names.
-    """
-    folder = runs / "fits" / fit
-    plan = options.build(FitPlan, folder.read_json("plan.json"), f"{folder}/plan.json")
-    if plan.id != fit:
-        raise CorruptFileError(f"{folder}/plan.json describes fit {plan.id}")
-    return plan
-
-
 def run(argv: Sequence[str]) -> int:
     """Parse, predict one fit's subjects, print the folders."""
     cli = parser(
@@ -269,7 +192,7 @@ def run(argv: Sequence[str]) -> int:
     cli.add_argument("--shards", required=True, help="trial shards of the fit")
     cli.add_argument("--repeats", choices=("mean-before", "mean-after", "each"), default="mean-before")
     cli.add_argument("--samples", type=int, default=1, help="predictions a row, each with its own seed")
-    cli.add_argument("--post", nargs="*", default=[], help=f"named steps that follow: {', '.join(post.STEPS)}")
+    cli.add_argument("--post", nargs="*", default=[], help=f"named steps that follow: {', '.join(post_steps.STEPS)}")
     cli.add_argument("--test-images", type=int, help="test pictures a subject (all shared ones that were shown)")
     given = cli.parse_args(argv)
     runs = Folder.at(given.runs)
@@ -280,7 +203,7 @@ def run(argv: Sequence[str]) -> int:
         raise OtherConfigurationError(
             f"fit {plan.id} read shards {plan.shards}, these are {data.manifest.content_digest}"
         )
-    digests = {spec["target"]: spec["digest"] for spec in plan.heads.values()}
+    digests = {spec.target: spec.digest for spec in plan.heads.values()}
     targets, _ = shard_set.target_refs(shard_set.find_targets(data, digests))
     train, test = data.load(plan.subjects, (FIT, TEST), plan.sessions, plan.normalise)
     tested = shard_set.tested_stimuli(test, given.test_images)

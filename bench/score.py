@@ -29,11 +29,13 @@ from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shards.pictures import read_images
 from bench.records import record
+from bench.records.parts import now
 from bench.scoring import declaration, weights_list
+from bench.scoring.entries import Entry, ScoringTask, SubjectScores, score_link
 from bench.scoring.leakage import audit_declaration
 from bench.scoring.outside import inputs as score_inputs
 from bench.scoring.outside import orders
-from bench.scoring.recording import Row, Scored, Task, now, score_link, write_score
+from bench.scoring.recording import write_score
 from eval._scoring.job import FeatureCache
 from eval.plugins import base as metric_plugins
 from eval.statistics.bootstrap import derangement
@@ -42,7 +44,7 @@ from eval.suite import score as score_pictures
 CHANCE_PAIRINGS = 5
 
 
-def score_rows(rows: Sequence[Row], task: Task, advance: console.Advance) -> None:
+def score_rows(rows: Sequence[Entry], task: ScoringTask, advance: console.Advance) -> None:
     """Score every row in Ray tasks, one a subject, and write the records; rows with a record are skipped.
 
     Args:
@@ -61,7 +63,7 @@ def score_rows(rows: Sequence[Row], task: Task, advance: console.Advance) -> Non
         mine = [place for place, row in enumerate(todo) if subject in row.images]
         asked = [todo[place] for place in mine]
         pending[_score_subject.options(num_cpus=task.cpus).remote(asked, subject, task)] = (subject, mine)
-    done: list[dict[int, Scored]] = [{} for _ in todo]
+    done: list[dict[int, SubjectScores]] = [{} for _ in todo]
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         subject, mine = pending.pop(ready)
@@ -73,7 +75,7 @@ def score_rows(rows: Sequence[Row], task: Task, advance: console.Advance) -> Non
 
 
 @ray.remote(num_cpus=1)
-def _score_subject(rows: Sequence[Row], subject: int, task: Task) -> list[Scored]:
+def _score_subject(rows: Sequence[Entry], subject: int, task: ScoringTask) -> list[SubjectScores]:
     """Score one subject's pictures of every row; the features of the true pictures are computed once for all."""
     torch.set_num_threads(task.cpus)
     stimuli = tuple(task.tested[subject])
@@ -83,7 +85,9 @@ def _score_subject(rows: Sequence[Row], subject: int, task: Task) -> list[Scored
     return [_score_pictures(row, subject, task, true, features) for row in rows]
 
 
-def _score_pictures(row: Row, subject: int, task: Task, truth: torch.Tensor, features: FeatureCache) -> Scored:
+def _score_pictures(
+    row: Entry, subject: int, task: ScoringTask, truth: torch.Tensor, features: FeatureCache
+) -> SubjectScores:
     """Score one subject's pictures of one row against the true ones, `(N, 3, H, W)` uint8.
 
     Raises:
@@ -105,7 +109,7 @@ def _score_pictures(row: Row, subject: int, task: Task, truth: torch.Tensor, fea
     )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     spent = time.process_time() - clock[1], time.monotonic() - clock[0]
-    return Scored(scores, stimuli, seeds, digests, *spent, memory)
+    return SubjectScores(scores, stimuli, seeds, digests, *spent, memory)
 
 
 def _pictures_of(folder: Folder, stimuli: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...], tuple[str, ...]]:
@@ -186,8 +190,10 @@ def run(argv: Sequence[str]) -> int:
         style = "bold yellow" if finding.suspicious else ""
         console.console().print(f"subject {subject}: {finding}", style=style, markup=False, soft_wrap=True)
     cluster.connect()
-    task = Task(inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed, plugins=plugins)
-    row = Row(
+    task = ScoringTask(
+        inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed, plugins=plugins
+    )
+    row = Entry(
         name,
         "system",
         None,

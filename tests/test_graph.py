@@ -15,9 +15,10 @@ from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, read_images, write_images
 from bench.recipes.base import Recipe
 from bench.recipes.parts import HeadSpec, Node, Stage
-from bench.render import RenderJob
 from bench.rendering import graph
-from bench.rendering.graph import Request, Source, render_graphs
+from bench.rendering.graph import render_graphs
+from bench.rendering.jobs import RenderJob
+from bench.rendering.requests import Request, Source
 
 STIMULI = [7, 3, 40]
 STAGE = Stage("ridge", heads={"z": HeadSpec("tiny-diffusion.latent"), "t": HeadSpec("tiny-diffusion.latent")})

@@ -17,8 +17,9 @@ from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, 
 from bench.core.storage import Folder
 from bench.data.shards.manifest import MANIFEST
 from bench.fitting.plan import FitPlan
+from bench.fitting.predictions import IDENTITY, Prediction, planned, read_predictions
 from bench.fitting.trial import loaded_encoder
-from bench.predict import IDENTITY, Prediction, planned, predict, read_predictions
+from bench.predict import predict
 from bench.recipes.parts import HeadSpec
 from bench.recipes.post_steps import PostStep
 

@@ -19,10 +19,12 @@ from bench.data import shard_set
 from bench.data.shards.pictures import ImageSet, read_images
 from bench.data.simulate.presets import Preset
 from bench.fitting.plan import DataDigests
-from bench.predict import Prediction, predict, read_predictions
+from bench.fitting.predictions import Prediction, read_predictions
+from bench.predict import predict
 from bench.recipes.base import Recipe
 from bench.recipes.load import load_recipe
-from bench.rendering.graph import Request, Source, render_graphs, source_of
+from bench.rendering.graph import render_graphs
+from bench.rendering.requests import Request, Source, source_of
 from bench.simulate import simulate_shards
 from bench.targets import targets
 

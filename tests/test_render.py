@@ -32,7 +32,7 @@ from bench.core.storage import Folder
 from bench.data.shards.columns import to_column
 from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
 from bench.generators.choice import Chosen
-from bench.render import RenderJob, render
+from bench.rendering.jobs import RenderJob, render
 
 COUNT = 21
 STEPS = {"steps": 4, "strength": 0.5}

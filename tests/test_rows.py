@@ -21,14 +21,17 @@ from bench.data import shard_set
 from bench.data.shards.pictures import ImageSet
 from bench.data.training_sets import ScoredPictures
 from bench.fitting.candidates import Candidate
+from bench.fitting.predictions import IDENTITY, Prediction, read_predictions
 from bench.generators.choice import Chosen
-from bench.predict import IDENTITY, Prediction, predict, read_predictions
+from bench.predict import predict
 from bench.recipes.base import Recipe
 from bench.recipes.parts import HeadSpec, Node, Search
 from bench.records.parts import ModelSize
 from bench.scoring import systems
-from bench.scoring.recording import Row
-from bench.scoring.systems import System, control_rows, gallery, generators, lineage, only_subject, system_row
+from bench.scoring.controls import control_rows
+from bench.scoring.entries import Entry
+from bench.scoring.systems import System, generators, lineage, only_subject, system_row
+from bench.sweeping.gallery import gallery
 
 COUNT = 12
 PICTURES = ScoredPictures("nsd-sim", ("simulated:3",))
@@ -59,7 +62,7 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
 
 
 @pytest.fixture(scope="module")
-def row(system: System, tiny: Tiny, runs: Folder) -> Row:
+def row(system: System, tiny: Tiny, runs: Folder) -> Entry:
     return system_row(system, tiny.train, tiny.targets, runs, PICTURES)
 
 
@@ -211,7 +214,7 @@ def test_a_row_cut_to_one_subject_keeps_all_else(row):
 
 def test_the_page_shows_fixed_pictures_beside_the_truth(row, tiny, runs, tested, system):
     better = {s: stored(runs, keys(s, tested[s]), true_pictures(tiny.data, tested[s]), best=s) for s in SUBJECTS}
-    other = Row("other", "system", None, {1: better[1]})
+    other = Entry("other", "system", None, {1: better[1]})
     items = gallery({"a": row, "b": other}, tiny.data, tested)
     places = [round(i) for i in np.linspace(0, COUNT - 1, systems.GALLERY_IMAGES)]
     shown = [tested[1][place] for place in places]
@@ -247,5 +250,5 @@ def test_the_first_of_several_pictures_is_shown(tiny, runs, tested):
     stimuli = tested[1][:2]
     pictures = np.stack([np.full((3, 8, 8), value, np.uint8) for value in (10, 20, 30, 40)])
     images = stored(runs, keys(1, np.repeat(stimuli, 2), sample=[0, 1, 0, 1]), pictures, made="two samples")
-    items = gallery({"a": Row("a", "system", None, {1: images})}, tiny.data, {1: stimuli})
+    items = gallery({"a": Entry("a", "system", None, {1: images})}, tiny.data, {1: stimuli})
     assert [_pixels(item.images["a"]).max() for item in items] == [10, 30]

@@ -21,8 +21,8 @@ from bench.data.shards.pictures import SEAL, ImageSet
 from bench.records.parts import Costs
 from bench.records.record import RECORD_FILE, Record, read_records, read_samples
 from bench.score import score_rows
+from bench.scoring.entries import Entry, ScoringTask, score_link
 from bench.scoring.outside.inputs import images_of
-from bench.scoring.recording import Row, Task, score_link
 from eval.networks._weights import UNTRAINED
 from eval.suite import Scores
 from eval.suite import score as suite
@@ -53,21 +53,21 @@ def images(runs: Folder, stimuli: tuple[int, ...], pictures: dict[int, np.ndarra
 
 
 @pytest.fixture(scope="module")
-def task(tiny: Tiny, runs: Folder, stimuli: tuple[int, ...]) -> Task:
-    return Task(tiny.data, {1: stimuli, 2: stimuli}, "scenes-1", None, runs)
+def task(tiny: Tiny, runs: Folder, stimuli: tuple[int, ...]) -> ScoringTask:
+    return ScoringTask(tiny.data, {1: stimuli, 2: stimuli}, "scenes-1", None, runs)
 
 
 @pytest.fixture(scope="module")
-def rows(images: dict[int, ImageSet]) -> list[Row]:
+def rows(images: dict[int, ImageSet]) -> list[Entry]:
     costs = Costs({}, {"fit": 2.0}, {"fit": 3.0}, peak_memory_bytes=1)
     return [
-        Row("mine", "system", None, images, costs=costs, tried=3),
-        Row("chance", "control", "chance", images, wrong_pairs=True),
+        Entry("mine", "system", None, images, costs=costs, tried=3),
+        Entry("chance", "control", "chance", images, wrong_pairs=True),
     ]
 
 
 @pytest.fixture(scope="module")
-def records(rows: list[Row], task: Task) -> dict[str, Record]:
+def records(rows: list[Entry], task: ScoringTask) -> dict[str, Record]:
     """Records of both rows, scored once."""
     patch = pytest.MonkeyPatch()
     patch.setenv("RECONBENCH_COMMIT", COMMIT)
@@ -76,7 +76,7 @@ def records(rows: list[Row], task: Task) -> dict[str, Record]:
     return {record.name: record for record in read_records(task.runs)}
 
 
-def score(task: Task, *rows: Row) -> int:
+def score(task: ScoringTask, *rows: Entry) -> int:
     """Score rows; return how many subjects of rows were counted."""
     done = []
     score_rows(rows, task, lambda units=1, note="": done.append(units))
@@ -180,7 +180,7 @@ def test_several_pictures_a_stimulus_are_averaged_and_missing_ones_stand_in_turn
     made = np.stack([noisy(shown[i], 40 * (k + 1), 10 * i + k) for i, k in order])
     runs = Folder.at(tmp_path)
     table = keys(1, [few[i] for i, _ in order], repeat=[k for _, k in order])
-    row = Row("several", "system", None, {1: stored(runs, table, made, made="several")})
+    row = Entry("several", "system", None, {1: stored(runs, table, made, made="several")})
     score(dataclasses.replace(task, runs=runs, tested={1: few}), row)
     (record,) = read_records(runs)
     columns = [
@@ -197,7 +197,7 @@ def test_rows_of_one_name_keep_their_own_values(task, tmp_path, truth, stimuli):
     few, runs = stimuli[:2], Folder.at(tmp_path)
     made = {amount: stored(runs, keys(1, few), noisy(truth[:2], amount, 0), amount=amount) for amount in (5, 120)}
     small = dataclasses.replace(task, runs=runs, tested={1: few})
-    rows = [Row("same", "system", None, {1: each}) for each in made.values()]
+    rows = [Entry("same", "system", None, {1: each}) for each in made.values()]
     score(small, *rows)
     near, far = (next(r for r in read_records(runs) if r.id == score_link(row, small).id) for row in rows)
     assert near.metrics["pixcorr"].value > far.metrics["pixcorr"].value + 0.1
@@ -205,7 +205,7 @@ def test_rows_of_one_name_keep_their_own_values(task, tmp_path, truth, stimuli):
 
 def test_missing_pictures_are_named_and_leave_no_record(task, tmp_path, truth, stimuli):
     runs = Folder.at(tmp_path)
-    row = Row("mine", "system", None, {1: stored(runs, keys(1, stimuli[:3]), truth[:3], made="few")})
+    row = Entry("mine", "system", None, {1: stored(runs, keys(1, stimuli[:3]), truth[:3], made="few")})
     small = dataclasses.replace(task, runs=runs, tested={1: stimuli[:5]})
     with pytest.raises(MissingDataError, match=rf"holds no picture of stimuli \[{stimuli[3]}, {stimuli[4]}\] \(2 in"):
         score(small, row)
@@ -213,13 +213,13 @@ def test_missing_pictures_are_named_and_leave_no_record(task, tmp_path, truth, s
     with pytest.raises(BadDataError, match="'c': wrong pairs need at least 2 test pictures, got 1"):
         score(
             dataclasses.replace(small, tested={1: stimuli[:1]}),
-            Row("c", "control", "chance", row.images, wrong_pairs=True),
+            Entry("c", "control", "chance", row.images, wrong_pairs=True),
         )
 
 
 def test_random_networks_mark_the_row(task, tmp_path, images, stimuli):
     other = dataclasses.replace(task, weights=UNTRAINED, runs=Folder.at(tmp_path), tested={1: stimuli[:3]})
-    score(other, Row("mine", "system", None, {1: images[1]}, open_reasons=("because",)))
+    score(other, Entry("mine", "system", None, {1: images[1]}, open_reasons=("because",)))
     (record,) = read_records(other.runs)
     assert record.protocol.untrained
     assert all(value.startswith("untrained:") for value in record.protocol.weights.values())

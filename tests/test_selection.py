@@ -20,7 +20,7 @@ from bench.generators.choice import Chosen
 from bench.recipes.checks import check_recipe
 from bench.recipes.parts import HeadSpec, Node, Select
 from bench.rendering import graph, graph_select, selection
-from bench.rendering.graph import Request, Source
+from bench.rendering.requests import Request, Source
 from bench.rendering.selection import Space, best, encoded, group_means, similarities
 
 SAMPLES, STIMULI = 3, [7, 3, 40]

@@ -16,7 +16,7 @@ from bench.core.storage import Folder
 from bench.data.shards.pictures import write_images
 from bench.generators.choice import Chosen
 from bench.recipes.load import RECIPES_FOLDER, load_recipe, recipe_names
-from bench.render import RenderJob
+from bench.rendering.jobs import RenderJob
 from bench.scoring.division import open_reasons_of
 from bench.sweeping import flow
 from bench.sweeping.settings import DEFAULT_RECIPES

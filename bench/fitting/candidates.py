@@ -51,7 +51,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class RecipeFits:
     """One recipe after its search.
 
     Attributes:

@@ -43,9 +43,8 @@ def make_heads(plan: FitPlan, inputs: FitInputs) -> list[Head]:
     """
     heads = []
     for name, spec in plan.heads.items():
-        take = tuple(spec["take"]) if spec["take"] else None
-        columns = _columns(name, spec["roi"], inputs) if spec["roi"] else None
-        table = inputs.targets[spec["target"]].sliced(take)
+        columns = _columns(name, spec.roi, inputs) if spec.roi else None
+        table = inputs.targets[spec.target].sliced(spec.take)
         heads.append(Head(name=name, shape=table.values.shape[1:], columns=columns))
     return heads
 
@@ -74,10 +73,7 @@ def streams(
     Raises:
         BadDataError: If test trials are among the inputs: fitting never sees them.
     """
-    targets = {
-        name: inputs.targets[spec["target"]].sliced(tuple(spec["take"]) if spec["take"] else None)
-        for name, spec in plan.heads.items()
-    }
+    targets = {name: inputs.targets[spec.target].sliced(spec.take) for name, spec in plan.heads.items()}
     subjects = {subject: inputs.subjects[subject] for subject in plan.subjects}
     for subject, trials in subjects.items():
         # Looked at here, where every fit passes, and not trusted to who loaded the data.

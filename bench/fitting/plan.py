@@ -21,6 +21,13 @@ from bench.recipes.parts import HeadSpec, Stage
 Control = Literal["none", "shuffled"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadPlan(HeadSpec):
+    """One head of a fit: its spec, and the content digest of its target shards."""
+
+    digest: str
+
+
 @dataclass(frozen=True)
 class FitPlan:
     """One fit.
@@ -28,7 +35,7 @@ class FitPlan:
     Attributes:
         encoder: Name and version of the encoder.
         options: All of its options, defaults filled in.
-        heads: For each head its spec and the content digest of its target shards.
+        heads: Its heads by name.
         subjects: Whose trials it sees.
         shards: Content digest of the trial shards.
         sessions: Sessions it may see, None for all.
@@ -43,7 +50,7 @@ class FitPlan:
 
     encoder: tuple[str, int]
     options: dict[str, Any]
-    heads: dict[str, dict[str, Any]]
+    heads: dict[str, HeadPlan]
     subjects: tuple[int, ...]
     shards: str
     sessions: tuple[int, ...] | None
@@ -109,7 +116,10 @@ def plan_stage(
     return FitPlan(
         encoder=(stage.encoder, encoder.version),
         options=asdict(filled),
-        heads={name: _head(spec, data) for name, spec in stage.heads.items()},
+        heads={
+            name: HeadPlan(**asdict(spec), digest=_named(data.targets, spec.target, "target"))
+            for name, spec in stage.heads.items()
+        },
         subjects=tuple(subjects),
         shards=_named(data.shards, stage.dataset or "", "data set"),
         sessions=sessions,
@@ -132,11 +142,6 @@ def _shareable(stage: Stage, filled: Any) -> int:  # noqa: ANN401 - any encoder'
             "does not train in batches; leave out `workers`"
         )
     return stage.workers
-
-
-def _head(spec: HeadSpec, data: DataDigests) -> dict[str, Any]:
-    """Return a head's part of the plan."""
-    return {**asdict(spec), "digest": _named(data.targets, spec.target, "target")}
 
 
 def _named(digests: Mapping[str, str], name: str, kind: str) -> str:

@@ -23,7 +23,7 @@ def cache_key(encoder: Encoder, plan: FitPlan) -> str:
     """Return the address of what `precompute` returns: its inputs and the options it names, nothing else."""
     named = {name: plan.options[name] for name in encoder.precompute_options}
     # Of heads only the voxels: targets may not enter, so fits of other targets share the arrays.
-    rois = {name: spec["roi"] for name, spec in plan.heads.items()}
+    rois = {name: spec.roi for name, spec in plan.heads.items()}
     pairs = plan.seed if plan.control == "shuffled" else None
     inputs = [plan.subjects, plan.shards, plan.sessions, plan.split, plan.normalise, plan.averaging, rois, pairs]
     return digest({"precompute": 1, "encoder": plan.encoder, "options": named, "inputs": inputs})

@@ -216,7 +216,7 @@ def _trial(config: dict[str, Any], refs: DataRefs, runs: Folder, candidates: Map
 
 def fetch(plan: FitPlan, data: str, refs: DataRefs) -> FitInputs:
     """Return what a fit reads; arrays are views of the node's shared memory."""
-    targets = {spec["target"]: ray.get(refs.targets[spec["target"]]) for spec in plan.heads.values()}
+    targets = {spec.target: ray.get(refs.targets[spec.target]) for spec in plan.heads.values()}
     subjects = {subject: ray.get(refs.subjects[data][subject]) for subject in plan.subjects}
     return FitInputs(subjects, targets, refs.label_names)
 

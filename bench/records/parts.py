@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -256,3 +257,8 @@ class Event:
     key: str
     value: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def now() -> str:
+    """Return the time as it stands on records: UTC, ISO 8601, whole seconds."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

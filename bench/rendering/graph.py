@@ -6,8 +6,7 @@ recipes which share a first node share its pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,56 +17,12 @@ from bench.core.errors import BadDataError
 from bench.core.identity import digest
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
-from bench.data.shards.pictures import KEY_COLUMNS, SEAL, ImageSet, write_images
+from bench.data.shards.pictures import KEY_COLUMNS, SEAL, ImageSet, read_images, write_images
 from bench.generators.choice import Chosen
-from bench.predict import read_predictions
-from bench.recipes.base import Recipe
 from bench.recipes.parts import Node, Select
-from bench.render import RenderJob, read_images, render
-from bench.rendering.graph_select import choose, described
-
-
-@dataclass(frozen=True)
-class Source:
-    """What feeds a render graph.
-
-    Attributes:
-        id: Content address of the predictions, or of the true latents that stand in for them.
-        keys: Rows: subject, stimulus, repeat, sample.
-        heads: For each head `(N, *shape)` float32.
-    """
-
-    id: str
-    keys: pa.Table
-    heads: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A render graph over one source.
-
-    Attributes:
-        recipe: Whose graph.
-        source: What feeds it.
-        targets: References to tables of true targets by `<generator>.<target>`: only selection by truth opens one.
-        digests: Their content digests.
-    """
-
-    recipe: Recipe
-    source: Source
-    targets: Mapping[str, Any] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
-
-
-def source_of(folder: Folder, heads: Sequence[str]) -> Source:
-    """Return the source made of a predictions folder.
-
-    Raises:
-        MissingDataError: If the predictions are not finished or lack a head.
-    """
-    read = {head: read_predictions(folder, head) for head in heads}
-    keys = next(iter(read.values()))[0]
-    return Source(folder.name, keys, {head: values for head, (_, values) in read.items()})
+from bench.rendering.jobs import RenderJob, render
+from bench.rendering.requests import Request
+from bench.rendering.selection import choose, selection_description
 
 
 def render_graphs(
@@ -136,7 +91,7 @@ class _Walk:
         description = {
             "images": 1,
             "source": self.request.source.id,
-            "node": described(self.request, node.select) if node.select else _described(node),
+            "node": selection_description(self.request, node.select) if node.select else _node_description(node),
             "inputs": {k: self._feeder(v) for k, v in sorted(_inputs(node).items())},
             "blend": {self.images[k].id: weight for k, weight in sorted((node.blend or {}).items())},
             "seed": self.seed,
@@ -236,7 +191,7 @@ def _inputs(node: Node) -> dict[str, str]:
     return {"pictures": node.select.pictures} if node.select else node.inputs
 
 
-def _described(node: Node) -> dict[str, Any]:
+def _node_description(node: Node) -> dict[str, Any]:
     """Return what a node does, with its generator's version, weights digest and filled-in options."""
     if node.generator is None:
         return {"blend": 1}
@@ -247,11 +202,3 @@ def _described(node: Node) -> dict[str, Any]:
         "weights": known["weights_digest"],
         "options": known["options"],
     }
-
-
-def oracle_heads(recipe: Recipe) -> dict[str, str]:
-    """Return, for each head that feeds the graph, the target `<generator>.<target>` that is its truth.
-
-    A head's truth is its own target: the stage that predicts it says which.
-    """
-    return {name: spec.target for name, spec in recipe.stages[-1].heads.items()}

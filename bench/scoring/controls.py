@@ -22,7 +22,9 @@ from bench.data.shards.pictures import ImageSet, write_images
 from bench.data.shards.targets import TargetTable
 from bench.data.stream.trials import SubjectTrials
 from bench.recipes.base import Recipe
-from bench.rendering.graph import Source, oracle_heads
+from bench.records.parts import Costs
+from bench.rendering.requests import Source
+from bench.scoring.entries import Entry
 
 
 def _keys(subject: int, stimuli: Sequence[int]) -> pa.Table:
@@ -91,9 +93,33 @@ def oracle_source(
     """
     stimuli = sorted({stimulus for mine in test.values() for stimulus in mine})
     heads, described = {}, {}
-    for name, target in oracle_heads(recipe).items():
-        take = recipe.stages[-1].heads[name].take
-        table: TargetTable = ray.get(tables[target])
-        heads[name] = table.sliced(take).of(np.asarray(stimuli))
-        described[name] = [digests[target], take]
+    for name, head in recipe.stages[-1].heads.items():
+        table: TargetTable = ray.get(tables[head.target])
+        heads[name] = table.sliced(head.take).of(np.asarray(stimuli))
+        described[name] = [digests[head.target], head.take]
     return Source(digest({"oracle": described, "test": stimuli}), _keys(0, stimuli), heads)
+
+
+def control_rows(system: Entry, mean: Mapping[int, ImageSet], oracle: ImageSet) -> list[Entry]:
+    """Return the floors and the ceiling that need no refit: mean image, chance and oracle.
+
+    Args:
+        system: The winner's row, whose pictures are paired with wrong truths for chance.
+        mean: Mean-image pictures by subject.
+        oracle: Pictures from true latents, the same for all subjects.
+    """
+    rendered = tuple(model for model in system.costs.models if model.role == "generator")
+    costs = Costs({}, {}, {}, models=rendered)
+    chain = system.images, system.predictions, system.fits
+    return [
+        Entry("mean-image", "control", "mean-image", mean, untrained=system.untrained),
+        Entry("chance", "control", "chance", *chain, costs=costs, wrong_pairs=True, untrained=system.untrained),
+        Entry(
+            "oracle",
+            "control",
+            "oracle",
+            dict.fromkeys(system.images, oracle),
+            costs=costs,
+            untrained=system.untrained,
+        ),
+    ]

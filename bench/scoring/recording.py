@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,133 +12,28 @@ import ray
 import torch
 
 from bench.core import cluster
-from bench.core.identity import digest, plain, source_digest
-from bench.core.storage import Folder
-from bench.data.shard_set import ShardSet, tested_digest
-from bench.data.shards.pictures import ImageSet
+from bench.core.identity import source_digest
+from bench.data.shard_set import tested_digest
 from bench.data.splits import Split
 from bench.records import record
 from bench.records.parts import (
     Chain,
     Column,
-    ControlName,
     Costs,
     DatasetPart,
     Event,
-    Finding,
-    LatentScore,
     Link,
     MetricValue,
     ProtocolPart,
-    StagePart,
-    Step,
+    now,
 )
-from eval.networks import _weights as network_weights
+from bench.scoring.entries import Entry, ScoringTask, SubjectScores, score_link
 from eval.plugins import base as metric_plugins
-from eval.protocols.base import Protocol, find
 from eval.statistics.crossed import bootstrap_over_subjects, grid
 from eval.suite import MetricResult, Scores
 
 
-@dataclass(frozen=True)
-class Row:
-    """What becomes one row of the board.
-
-    Attributes:
-        name: The recipe, or the control.
-        kind: A system that competes, or a control.
-        control: Which control.
-        images: Pictures by subject.
-        predictions: What was rendered, by subject; empty for pictures that no prediction led to.
-        fits: The fits behind it, by subject.
-        open_reasons: Why it belongs to the open division.
-        stages: What each training stage saw.
-        declared: Declared steps.
-        leakage: Findings of the audit.
-        tried: Configurations that tuning looked at.
-        latents: Scores in latent space.
-        costs: What it cost so far.
-        wrong_pairs: Score each picture against other pictures' truths: chance.
-        untrained: Whether a generator behind it has random weights; it stands in a table of its own, unranked.
-        events: What happened before scoring, for `events.jsonl`.
-    """
-
-    name: str
-    kind: Literal["system", "control"]
-    control: ControlName | None
-    images: Mapping[int, ImageSet]
-    predictions: Mapping[int, Link] = field(default_factory=dict)
-    fits: Mapping[int, tuple[Link, ...]] = field(default_factory=dict)
-    open_reasons: tuple[str, ...] = ()
-    stages: tuple[StagePart, ...] = ()
-    declared: tuple[Step, ...] = ()
-    leakage: tuple[Finding, ...] = ()
-    tried: int = 1
-    latents: tuple[LatentScore, ...] = ()
-    costs: Costs = field(default_factory=lambda: Costs({}, {}, {}))
-    wrong_pairs: bool = False
-    untrained: bool = False
-    events: tuple[Event, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """How rows are scored: data, test pictures, protocol, weights, runs folder, seed, CPUs of one task, plug-ins."""
-
-    data: ShardSet
-    tested: Mapping[int, Sequence[int]]
-    protocol: str
-    weights: str | None
-    runs: Folder
-    seed: int = 0
-    cpus: int = 1
-    plugins: tuple[str, ...] = ()
-
-    @property
-    def chosen(self) -> Protocol:
-        """The protocol."""
-        return find(self.protocol)
-
-    def digests(self) -> dict[str, str]:
-        """Return the sha256 of each network's weights, or `untrained:<seed>`, and of what plug-ins load."""
-        own = {network.name: network_weights.digest(network, self.weights) for network in self.chosen.networks}
-        more = [metric_plugins.find(plugin).digests(self.weights) for plugin in self.plugins]
-        return {name: value for part in (own, *more) for name, value in part.items()}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One subject's part of a score: values, the digest of each picture, and seconds."""
-
-    scores: Scores
-    stimuli: tuple[int, ...]
-    seeds: tuple[int, ...]
-    pictures: tuple[str, ...]
-    cpu_seconds: float
-    wall_seconds: float
-    peak_memory: int
-
-
-def score_link(row: Row, task: Task) -> Link:
-    """Return a score's content address and what it is made of."""
-    description = {
-        "score": 2,
-        "protocol": [task.protocol, task.chosen.version],
-        "weights": task.digests(),
-        "images": {str(subject): images.id for subject, images in row.images.items()},
-        "truth": task.data.stimuli_manifest.content_digest,
-        "tested": tested_digest({s: task.tested[s] for s in row.images}),
-        "wrong_pairs": row.wrong_pairs,
-        # Other words on the same pictures are another row: what was declared decides where it may stand.
-        "declared": plain(row.declared),
-        "seed": task.seed,
-    }
-    if task.plugins:
-        description["plugins"] = {each: metric_plugins.find(each).version for each in task.plugins}
-    return Link(digest(description), description)
-
-
-def write_score(row: Row, done: Mapping[int, Scored], task: Task, started: str) -> None:
+def write_score(row: Entry, done: Mapping[int, SubjectScores], task: ScoringTask, started: str) -> None:
     """Write the record of a row whose subjects are all scored."""
     link = score_link(row, task)
     subjects = sorted(done)
@@ -184,7 +78,7 @@ def _value(metric: MetricResult) -> MetricValue:
     )
 
 
-def _over_subjects(done: Mapping[int, Scored], seed: int) -> dict[str, MetricValue]:
+def _over_subjects(done: Mapping[int, SubjectScores], seed: int) -> dict[str, MetricValue]:
     """Return each metric over subjects: the mean of the subjects' values."""
     values = {}
     of = [done[subject] for subject in sorted(done)]
@@ -200,7 +94,7 @@ def _over_subjects(done: Mapping[int, Scored], seed: int) -> dict[str, MetricVal
     return values
 
 
-def _chain(row: Row, link: Link) -> Chain:
+def _chain(row: Entry, link: Link) -> Chain:
     """Return the identity chain of a row."""
     return Chain(
         score=link,
@@ -210,7 +104,7 @@ def _chain(row: Row, link: Link) -> Chain:
     )
 
 
-def _dataset(task: Task, subjects: Sequence[int]) -> DatasetPart:
+def _dataset(task: ScoringTask, subjects: Sequence[int]) -> DatasetPart:
     """Return the data part of a record."""
     betas, space, voxelset = task.data.shards.name.partition("@")[0].split(".", 2)
     split = Split()
@@ -229,7 +123,7 @@ def _dataset(task: Task, subjects: Sequence[int]) -> DatasetPart:
     )
 
 
-def _protocol(task: Task, scores: Scores, untrained: bool) -> ProtocolPart:
+def _protocol(task: ScoringTask, scores: Scores, untrained: bool) -> ProtocolPart:
     """Return the protocol part of a record."""
     columns = tuple(
         Column(m.name, m.label, m.higher_is_better, m.chance, m.ranked, m.kind) for m in task.chosen.metrics
@@ -242,7 +136,7 @@ def _protocol(task: Task, scores: Scores, untrained: bool) -> ProtocolPart:
     return ProtocolPart(scores.protocol, scores.version, columns, digests, random, task.chosen.summary)
 
 
-def _costs(before: Costs, done: Mapping[int, Scored]) -> Costs:
+def _costs(before: Costs, done: Mapping[int, SubjectScores]) -> Costs:
     """Return a row's costs with those of scoring added."""
     return replace(
         before,
@@ -252,7 +146,7 @@ def _costs(before: Costs, done: Mapping[int, Scored]) -> Costs:
     )
 
 
-def _samples(done: Mapping[int, Scored]) -> pa.Table:
+def _samples(done: Mapping[int, SubjectScores]) -> pa.Table:
     """Return the per-image table: one row a subject and test picture; `sample` is -1 where it is a mean of several."""
     parts = []
     for subject, scored in sorted(done.items()):
@@ -267,8 +161,3 @@ def _samples(done: Mapping[int, Scored]) -> pa.Table:
         columns |= {name: pa.array(values, pa.float64()) for name, values in scored.scores.per_image.items()}
         parts.append(pa.table(columns))
     return pa.concat_tables(parts)
-
-
-def now() -> str:
-    """Return the time as it stands on records: UTC, ISO 8601, whole seconds."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

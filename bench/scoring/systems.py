@@ -10,36 +10,32 @@ import numpy as np
 import ray
 import torch
 
-from bench.board.gallery import Item
 from bench.core.errors import MissingDataError
 from bench.core.storage import Folder
-from bench.data import shard_set
-from bench.data.shard_set import ShardSet
-from bench.data.shards.pictures import SEAL, ImageSet, png_of, read_images
+from bench.data.shards.pictures import SEAL, ImageSet
 from bench.data.splits import ROLES
 from bench.data.stream.trials import SubjectTrials
 from bench.data.training_sets import ScoredPictures
-from bench.fitting.candidates import Fitted
+from bench.fitting.candidates import RecipeFits
 from bench.fitting.plan import FitPlan
+from bench.fitting.predictions import IDENTITY, Prediction, planned, read_predictions
 from bench.fitting.trial import read_fit
 from bench.generators.choice import Chosen
-from bench.predict import IDENTITY, Prediction, planned, read_predictions
 from bench.recipes import frozen_models
 from bench.recipes.base import Recipe
 from bench.recipes.parts import Stage
 from bench.records.parts import Costs, LatentScore, Link, ModelSize, StagePart
 from bench.scoring.division import open_reasons_of, steps_of
+from bench.scoring.entries import Entry
 from bench.scoring.leakage import audit, audit_training_sets
-from bench.scoring.recording import Row
 from encoders._shared.correlation import mean_target_correlation
 from eval.statistics.noise_ceiling import prediction_ceiling
 
-GALLERY_IMAGES = 8
 CEILING_IMAGES = 100
 
 
 @dataclass(frozen=True)
-class System(Fitted):
+class System(RecipeFits):
     """A fitted recipe with what came of it.
 
     Attributes:
@@ -58,7 +54,7 @@ def system_row(
     runs: Folder,
     pictures: ScoredPictures,
     shuffled: bool = False,
-) -> Row:
+) -> Entry:
     """Return the row of a system, or of its refit on permuted pairs.
 
     Args:
@@ -71,7 +67,7 @@ def system_row(
     """
     trials = {subject: ray.get(train[subject]) for subject in system.best}
     tested = sorted({stimulus for job in system.predictions.values() for stimulus in job.test})
-    return Row(
+    return Entry(
         name="shuffled" if shuffled else system.recipe.name,
         kind="control" if shuffled else "system",
         control="shuffled" if shuffled else None,
@@ -130,7 +126,7 @@ def _latents(system: System, targets: Mapping[str, Any], runs: Folder) -> Iterab
         folder = runs / "predictions" / system.predictions[subject].id
         for head, spec in candidate.plan.heads.items():
             keys, values = read_predictions(folder, head)
-            table = ray.get(targets[spec["target"]]).sliced(tuple(spec["take"]) if spec["take"] else None)
+            table = ray.get(targets[spec.target]).sliced(spec.take)
             truth = torch.from_numpy(table.of(keys["stimulus"].to_numpy()))
             value = mean_target_correlation([({head: torch.from_numpy(values.copy())}, {head: truth})])
             if not np.isnan(value):
@@ -224,32 +220,7 @@ def generators(recipe: Recipe) -> tuple[ModelSize, ...]:
     return tuple(ModelSize(name, "generator", size.parameters, size.bytes) for name, size in sorted(sizes.items()))
 
 
-def control_rows(system: Row, mean: Mapping[int, ImageSet], oracle: ImageSet) -> list[Row]:
-    """Return the floors and the ceiling that need no refit: mean image, chance and oracle.
-
-    Args:
-        system: The winner's row, whose pictures are paired with wrong truths for chance.
-        mean: Mean-image pictures by subject.
-        oracle: Pictures from true latents, the same for all subjects.
-    """
-    rendered = tuple(model for model in system.costs.models if model.role == "generator")
-    costs = Costs({}, {}, {}, models=rendered)
-    chain = system.images, system.predictions, system.fits
-    return [
-        Row("mean-image", "control", "mean-image", mean, untrained=system.untrained),
-        Row("chance", "control", "chance", *chain, costs=costs, wrong_pairs=True, untrained=system.untrained),
-        Row(
-            "oracle",
-            "control",
-            "oracle",
-            dict.fromkeys(system.images, oracle),
-            costs=costs,
-            untrained=system.untrained,
-        ),
-    ]
-
-
-def only_subject(row: Row, subject: int) -> Row:
+def only_subject(row: Entry, subject: int) -> Entry:
     """Return a row cut down to one subject, for the small table of exact networks."""
     return replace(
         row,
@@ -258,37 +229,3 @@ def only_subject(row: Row, subject: int) -> Row:
         fits={s: link for s, link in row.fits.items() if s == subject},
         latents=tuple(score for score in row.latents if score.subject == subject),
     )
-
-
-def gallery(rows: Mapping[str, Row], data: ShardSet, tested: Mapping[int, Sequence[int]]) -> list[Item]:
-    """Return the pictures the page shows: truth beside the reconstructions of every row, first subject and last.
-
-    Chance has no pictures of its own: the winner's, paired with wrong truths, are left out.
-
-    Args:
-        rows: Rows by record id.
-        data: The stimuli.
-        tested: Test stimuli by subject.
-    """
-    items = []
-    for subject in sorted({min(tested), max(tested)}):
-        mine = tested[subject]
-        shown = [mine[round(i)] for i in np.linspace(0, len(mine) - 1, min(GALLERY_IMAGES, len(mine)))]
-        truth, captions = shard_set.pictures(data, shown), shard_set.captions(data, shown)
-        seen = {key: row for key, row in rows.items() if subject in row.images and not row.wrong_pairs}
-        made = {key: _first_pictures(row.images[subject].folder) for key, row in seen.items()}
-        for stimulus in shown:
-            images = {key: png_of(pictures[stimulus]) for key, pictures in made.items()}
-            true = png_of(truth[stimulus].transpose(2, 0, 1))
-            caption = next(iter(captions[stimulus]), "")
-            items.append(Item(subject, int(stimulus), caption, true, images))
-    return items
-
-
-def _first_pictures(folder: Folder) -> dict[int, np.ndarray]:
-    """Return the first picture of each stimulus, `(3, H, W)` uint8."""
-    table, values = read_images(folder)
-    first: dict[int, np.ndarray] = {}
-    for row, stimulus in enumerate(table["stimulus"].to_pylist()):
-        first.setdefault(stimulus, values[row])
-    return first

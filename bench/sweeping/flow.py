@@ -17,20 +17,24 @@ from bench.data import shard_set
 from bench.data.shard_set import ShardSet
 from bench.data.shards.pictures import ImageSet
 from bench.data.stream.load import FIT, TEST
-from bench.fitting.candidates import Fitted, candidates, data_key, select
+from bench.fitting.candidates import RecipeFits, candidates, data_key, select
 from bench.fitting.plan import DataDigests, FitPlan, plan_recipe
+from bench.fitting.predictions import Prediction
 from bench.fitting.search import DataRefs, run_candidates
-from bench.predict import Prediction, predict
+from bench.predict import predict
 from bench.prepare import prepare
 from bench.recipes import frozen_models
 from bench.recipes.base import Recipe, with_options
 from bench.recipes.load import load_recipe
-from bench.rendering.graph import Request, render_graphs, source_of
+from bench.rendering.graph import render_graphs
+from bench.rendering.requests import Request, source_of
 from bench.score import score_rows
 from bench.scoring import controls
-from bench.scoring.recording import Row, Task, score_link
-from bench.scoring.systems import System, control_rows, gallery, only_subject, showings, system_row
+from bench.scoring.controls import control_rows
+from bench.scoring.entries import Entry, ScoringTask, score_link
+from bench.scoring.systems import System, only_subject, showings, system_row
 from bench.simulate import simulate
+from bench.sweeping.gallery import gallery
 from bench.sweeping.settings import Settings, claim, held
 from bench.targets import parts, targets
 from eval.networks import _weights as weights
@@ -144,7 +148,7 @@ def _targets(data: ShardSet, recipes: Sequence[Recipe]) -> dict[str, Folder]:
     return made
 
 
-def _fit(settings: Settings, recipes: Sequence[Recipe], opened: Opened, clock: Timings) -> list[Fitted]:
+def _fit(settings: Settings, recipes: Sequence[Recipe], opened: Opened, clock: Timings) -> list[RecipeFits]:
     """Search every recipe over every subject and select."""
     plans = [
         c for r in recipes for c in candidates(r, opened.subjects, opened.digests, settings.seed, settings.sessions)
@@ -157,11 +161,11 @@ def _fit(settings: Settings, recipes: Sequence[Recipe], opened: Opened, clock: T
     fitted = []
     for each in recipes:
         scores = [by_id[c.plan.id].validation_correlation or 0.0 for c in best[each.name].values()]
-        fitted.append(Fitted(each, best[each.name], by_id, tried[each.name], sum(scores) / len(scores)))
+        fitted.append(RecipeFits(each, best[each.name], by_id, tried[each.name], sum(scores) / len(scores)))
     return fitted
 
 
-def _winner(fitted: Sequence[Fitted]) -> Fitted:
+def _winner(fitted: Sequence[RecipeFits]) -> RecipeFits:
     """Return the recipe whose controls stand on the board: the best validation correlation among comparable recipes.
 
     Correlations with different targets do not compare: a few tokens are easier to predict than a latent, and pictures
@@ -175,7 +179,7 @@ def _winner(fitted: Sequence[Fitted]) -> Fitted:
     return fitted[order.index(max(order))]
 
 
-def _shuffled(settings: Settings, winner: Fitted, opened: Opened, clock: Timings) -> Fitted:
+def _shuffled(settings: Settings, winner: RecipeFits, opened: Opened, clock: Timings) -> RecipeFits:
     """Refit the winner's selected configurations on permuted pairs."""
     chosen = []
     for subject, candidate in winner.best.items():
@@ -186,11 +190,11 @@ def _shuffled(settings: Settings, winner: Fitted, opened: Opened, clock: Timings
     with clock.stage("shuffled"), progress("shuffled", len(chosen)) as advance:
         records = run_candidates(chosen, opened.refs, settings.runs, advance)
     best = select(chosen, records)[winner.recipe.name]
-    return Fitted(winner.recipe, best, {record.id: record for record in records}, winner.tried, 0.0)
+    return RecipeFits(winner.recipe, best, {record.id: record for record in records}, winner.tried, 0.0)
 
 
 def _predict(
-    settings: Settings, systems: Sequence[Fitted], opened: Opened, clock: Timings
+    settings: Settings, systems: Sequence[RecipeFits], opened: Opened, clock: Timings
 ) -> list[dict[int, Prediction]]:
     """Predict every system's test latents; return what was predicted, a mapping by subject for each system."""
     jobs = [
@@ -215,8 +219,8 @@ def _prediction(system: Recipe, plan: FitPlan, subject: int, opened: Opened) -> 
 
 def _render(
     settings: Settings,
-    systems: Sequence[Fitted],
-    winner: Fitted,
+    systems: Sequence[RecipeFits],
+    winner: RecipeFits,
     jobs: Sequence[Mapping[int, Prediction]],
     opened: Opened,
     clock: Timings,
@@ -240,7 +244,7 @@ def _render(
     return images, done[-1]
 
 
-def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: ImageSet, opened: Opened) -> list[Row]:
+def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: ImageSet, opened: Opened) -> list[Entry]:
     """Return the rows of the board: the systems, then shuffled, mean image, chance and oracle."""
     rows = []
     pictures = shard_set.scored_pictures(opened.data, set().union(*opened.tested.values()))
@@ -253,13 +257,13 @@ def _rows(settings: Settings, systems: Sequence[System], winner: int, oracle: Im
     return [*rows, *control_rows(rows[winner], mean, oracle)]
 
 
-def _score(settings: Settings, rows: Sequence[Row], winner: int, opened: Opened) -> dict[str, Row]:
+def _score(settings: Settings, rows: Sequence[Entry], winner: int, opened: Opened) -> dict[str, Entry]:
     """Score all rows under the ranking protocol, and a few pictures under `mindeye2` with untrained networks.
 
     Returns:
         The rows by record id.
     """
-    ranked = Task(opened.data, opened.tested, settings.protocol, settings.weights, settings.runs, settings.seed)
+    ranked = ScoringTask(opened.data, opened.tested, settings.protocol, settings.weights, settings.runs, settings.seed)
     with progress("score", sum(len(row.images) for row in rows)) as advance:
         score_rows(rows, ranked, advance)
     if settings.exact_images:
@@ -267,7 +271,7 @@ def _score(settings: Settings, rows: Sequence[Row], winner: int, opened: Opened)
         few = {subject: opened.tested[subject][: settings.exact_images]}
         # One task with all of a node's CPUs: its networks need 2.5 GB, and one picture 2.5 CPU seconds.
         cpus = cluster.largest_node_cpus()
-        exact = Task(opened.data, few, "mindeye2", weights.UNTRAINED, settings.runs, settings.seed, cpus)
+        exact = ScoringTask(opened.data, few, "mindeye2", weights.UNTRAINED, settings.runs, settings.seed, cpus)
         chosen = [rows[winner], *(row for row in rows if row.control in ("shuffled", "mean-image", "oracle"))]
         with progress("mindeye2", len(chosen)) as advance:
             score_rows([only_subject(row, subject) for row in chosen], exact, advance)

@@ -23,12 +23,11 @@ from bench.data.shard_set import ShardSet
 from bench.data.shards import pictures as image_shards
 from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest, stimuli_table
 from bench.data.shards.pictures import ImageSet
-from bench.records.parts import Event
+from bench.records.parts import Event, now
 from bench.scoring.outside import files as outside
 from bench.scoring.outside import matching, orders
 from bench.scoring.outside.files import Pictures
 from bench.scoring.outside.order_check import FEWEST, OrderFinding, check_order, judge_for
-from bench.scoring.recording import now
 from eval.networks import _weights as network_weights
 from eval.protocols.base import find
 
