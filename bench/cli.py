@@ -14,6 +14,7 @@ STAGES = {
     "simulate": "write a simulated NSD in NSD's own file layout",
     "prepare": "dataset files -> trial shards",
     "targets": "stimuli -> target shards",
+    "fit": "trial and target shards -> fits, and which of them validation selects",
     "predict": "a fit -> predicted latents of the test set",
     "render": "predictions -> pictures",
     "score": "pictures -> one scored record",

@@ -44,23 +44,23 @@ from eval.suite import score as score_pictures
 CHANCE_PAIRINGS = 5
 
 
-def score_rows(rows: Sequence[Entry], task: ScoringTask, advance: console.Advance) -> None:
+def score_entries(entries: Sequence[Entry], task: ScoringTask, advance: console.Advance) -> None:
     """Score every row in Ray tasks, one a subject, and write the records; rows with a record are skipped.
 
     Args:
-        rows: What to score.
+        entries: What to score.
         task: How.
-        advance: Counts scored subjects of rows.
+        advance: Counts scored subjects of entries.
     """
     started, todo = now(), []
-    for row in rows:
-        if (task.runs / record.SCORES / score_link(row, task).id).exists(record.RECORD_FILE):
-            advance(len(row.images), "already scored")
+    for entry in entries:
+        if (task.runs / record.SCORES / score_link(entry, task).id).exists(record.RECORD_FILE):
+            advance(len(entry.images), "already scored")
         else:
-            todo.append(row)
+            todo.append(entry)
     pending: dict[Any, tuple[int, list[int]]] = {}
-    for subject in sorted({subject for row in todo for subject in row.images}):
-        mine = [place for place, row in enumerate(todo) if subject in row.images]
+    for subject in sorted({subject for entry in todo for subject in entry.images}):
+        mine = [place for place, entry in enumerate(todo) if subject in entry.images]
         asked = [todo[place] for place in mine]
         pending[_score_subject.options(num_cpus=task.cpus).remote(asked, subject, task)] = (subject, mine)
     done: list[dict[int, SubjectScores]] = [{} for _ in todo]
@@ -70,23 +70,23 @@ def score_rows(rows: Sequence[Entry], task: ScoringTask, advance: console.Advanc
         for place, scored in zip(mine, ray.get(ready), strict=True):
             done[place][subject] = scored
         advance(len(mine), f"subject {subject}")
-    for row, scores in zip(todo, done, strict=True):
-        write_score(row, scores, task, started)
+    for entry, scores in zip(todo, done, strict=True):
+        write_score(entry, scores, task, started)
 
 
 @ray.remote(num_cpus=1)
-def _score_subject(rows: Sequence[Entry], subject: int, task: ScoringTask) -> list[SubjectScores]:
+def _score_subject(entries: Sequence[Entry], subject: int, task: ScoringTask) -> list[SubjectScores]:
     """Score one subject's pictures of every row; the features of the true pictures are computed once for all."""
     torch.set_num_threads(task.cpus)
     stimuli = tuple(task.tested[subject])
     truth = shard_set.pictures(task.data, stimuli)
     true = torch.from_numpy(np.stack([truth[s] for s in stimuli]).transpose(0, 3, 1, 2).copy())
     features: FeatureCache = {}
-    return [_score_pictures(row, subject, task, true, features) for row in rows]
+    return [_score_pictures(entry, subject, task, true, features) for entry in entries]
 
 
 def _score_pictures(
-    row: Entry, subject: int, task: ScoringTask, truth: torch.Tensor, features: FeatureCache
+    entry: Entry, subject: int, task: ScoringTask, truth: torch.Tensor, features: FeatureCache
 ) -> SubjectScores:
     """Score one subject's pictures of one row against the true ones, `(N, 3, H, W)` uint8.
 
@@ -96,10 +96,10 @@ def _score_pictures(
     """
     clock = time.monotonic(), time.process_time()
     stimuli = tuple(task.tested[subject])
-    shown, seeds, digests = _pictures_of(row.images[subject].folder, stimuli)
-    if row.wrong_pairs:
+    shown, seeds, digests = _pictures_of(entry.images[subject].folder, stimuli)
+    if entry.wrong_pairs:
         if len(stimuli) < 2:
-            raise BadDataError(f"row {row.name!r}: wrong pairs need at least 2 test pictures, got {len(stimuli)}")
+            raise BadDataError(f"row {entry.name!r}: wrong pairs need at least 2 test pictures, got {len(stimuli)}")
         rng = np.random.default_rng([task.seed, subject])
         orders = [derangement(len(stimuli), rng) for _ in range(CHANCE_PAIRINGS)]
         shown = np.stack([shown[order, 0] for order in orders], axis=1)
@@ -193,7 +193,7 @@ def run(argv: Sequence[str]) -> int:
     task = ScoringTask(
         inputs.data, inputs.tested, given.protocol, given.weights, given.runs, given.seed, plugins=plugins
     )
-    row = Entry(
+    entry = Entry(
         name,
         "system",
         None,
@@ -204,12 +204,12 @@ def run(argv: Sequence[str]) -> int:
         events=inputs.events,
     )
     with console.progress("score", len(inputs.images)) as advance:
-        score_rows([row], task, advance)
+        score_entries([entry], task, advance)
     scores = task.runs / record.SCORES
-    for metric, value in (scores / score_link(row, task).id).read_json(record.RECORD_FILE)["metrics"].items():
+    for metric, value in (scores / score_link(entry, task).id).read_json(record.RECORD_FILE)["metrics"].items():
         shown = value["status"] if value["value"] is None else f"{value['value']:.4f}  {value['interval']}"
         console.console().print(f"{metric:<18} {shown}", markup=False)
-    for found in row.leakage:
+    for found in entry.leakage:
         style = "bold yellow" if found.excludes else ""
         console.console().print(f"{found.name}: {found.finding}", style=style, markup=False, soft_wrap=True)
     return 0

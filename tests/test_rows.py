@@ -28,9 +28,9 @@ from bench.recipes.base import Recipe
 from bench.recipes.parts import HeadSpec, Node, Search
 from bench.records.parts import ModelSize
 from bench.scoring import systems
-from bench.scoring.controls import control_rows
+from bench.scoring.controls import control_entries
 from bench.scoring.entries import Entry
-from bench.scoring.systems import System, generators, lineage, only_subject, system_row
+from bench.scoring.systems import System, generators, lineage, only_subject, system_entry
 from bench.sweeping.gallery import gallery
 
 COUNT = 12
@@ -63,7 +63,7 @@ def system(tiny: Tiny, runs: Folder, tested: dict[int, tuple[int, ...]]) -> Syst
 
 @pytest.fixture(scope="module")
 def row(system: System, tiny: Tiny, runs: Folder) -> Entry:
-    return system_row(system, tiny.train, tiny.targets, runs, PICTURES)
+    return system_entry(system, tiny.train, tiny.targets, runs, PICTURES)
 
 
 def test_a_row_leads_from_pictures_to_fits(row, system):
@@ -77,7 +77,7 @@ def test_a_row_leads_from_pictures_to_fits(row, system):
 
 
 def test_the_shuffled_refit_is_a_control(system, tiny, runs):
-    refit = system_row(system, tiny.train, tiny.targets, runs, PICTURES, shuffled=True)
+    refit = system_entry(system, tiny.train, tiny.targets, runs, PICTURES, shuffled=True)
     assert (refit.name, refit.kind, refit.control) == ("shuffled", "control", "shuffled")
     assert [model.role for model in refit.costs.models] == ["encoder", "generator"]
 
@@ -162,7 +162,7 @@ def test_a_joint_fit_and_what_it_started_from_are_paid_for_once(tiny, runs, syst
     assert [plan.id for plan in lineage(child, runs)] == [child.id, parent.id]
     joint = Candidate("mine", 0, {}, 1, ":session", child, 0.25, Search())
     both = dataclasses.replace(system, best=dict.fromkeys(SUBJECTS, joint), records={child.id: record})
-    made = system_row(both, tiny.train, tiny.targets, runs, PICTURES)
+    made = system_entry(both, tiny.train, tiny.targets, runs, PICTURES)
     assert [link.id for link in made.fits[2]] == [child.id, parent.id]
     assert all(link.id == digest(link.description) for link in made.fits[1])
     assert made.costs.wall_seconds["fit"] == pytest.approx(2 * record.costs["wall_seconds"])
@@ -174,7 +174,7 @@ def test_a_fit_without_a_record_is_named(tiny, runs, system):
     lost = {1: dataclasses.replace(system.best[1], plan=plan)}
     alone = dataclasses.replace(system, best=lost, records={plan.id: next(iter(system.records.values()))})
     with pytest.raises(MissingDataError, match=f"no record of fit {plan.id}"):
-        system_row(alone, tiny.train, tiny.targets, runs, PICTURES)
+        system_entry(alone, tiny.train, tiny.targets, runs, PICTURES)
 
 
 def test_generators_are_counted_with_their_weights():
@@ -190,7 +190,7 @@ def test_generators_are_counted_with_their_weights():
 
 def test_controls_have_the_generator_of_what_they_bound(row, system):
     oracle = ImageSet("o", {}, Folder.at("nowhere"))
-    found = {each.control: each for each in control_rows(row, system.images, oracle)}
+    found = {each.control: each for each in control_entries(row, system.images, oracle)}
     assert sorted(found) == ["chance", "mean-image", "oracle"]
     assert found["mean-image"].costs.models == ()
     assert found["oracle"].costs.models == found["chance"].costs.models == generators(RECIPE)
@@ -208,7 +208,7 @@ def test_a_row_cut_to_one_subject_keeps_all_else(row):
     assert {score.subject for score in cut.latents} == {2}
     kept = ("name", "kind", "control", "open_reasons", "leakage", "tried", "costs", "wrong_pairs")
     assert all(getattr(cut, name) == getattr(row, name) for name in kept)
-    chance = control_rows(row, row.images, row.images[1])[1]
+    chance = control_entries(row, row.images, row.images[1])[1]
     assert only_subject(chance, 1).wrong_pairs
 
 

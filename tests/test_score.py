@@ -20,7 +20,7 @@ from bench.data import shard_set
 from bench.data.shards.pictures import SEAL, ImageSet
 from bench.records.parts import Costs
 from bench.records.record import RECORD_FILE, Record, read_records, read_samples
-from bench.score import score_rows
+from bench.score import score_entries
 from bench.scoring.entries import Entry, ScoringTask, score_link
 from bench.scoring.outside.inputs import images_of
 from eval.networks._weights import UNTRAINED
@@ -79,7 +79,7 @@ def records(rows: list[Entry], task: ScoringTask) -> dict[str, Record]:
 def score(task: ScoringTask, *rows: Entry) -> int:
     """Score rows; return how many subjects of rows were counted."""
     done = []
-    score_rows(rows, task, lambda units=1, note="": done.append(units))
+    score_entries(rows, task, lambda units=1, note="": done.append(units))
     return sum(done)
 
 

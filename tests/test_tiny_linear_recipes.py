@@ -62,7 +62,7 @@ def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
 def test_the_controls_are_those_of_the_best_of_comparable_recipes() -> None:
     """Tokens and text are easier to predict than the latent; whoever predicts them alone is no winner for that."""
     scores = {"tiny-ridge": 0.62, "tiny-braid-mlp": 0.64, "tiny-knn": 0.4, "tiny-takagi": 0.7, "tiny-ip-adapter": 0.75}
-    fitted = [flow.Fitted(load_recipe(name), {}, {}, 1, score) for name, score in scores.items()]
+    fitted = [flow.RecipeFits(load_recipe(name), {}, {}, 1, score) for name, score in scores.items()]
     for given in (fitted, fitted[::-1]):
         assert flow._winner(given).recipe.name == "tiny-braid-mlp"
     assert flow._winner(fitted[3:]).recipe.name == "tiny-ip-adapter"

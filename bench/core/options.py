@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -37,3 +38,18 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "value"
         raise OptionError(f"{where}: {place}: {first['msg']} (got {first['input']!r})") from None
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as `1,2,5-8`.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not such a list.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,5-8")
+        found.extend(range(int(first), int(last or first) + 1))
+    return tuple(sorted(set(found)))

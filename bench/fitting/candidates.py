@@ -68,6 +68,18 @@ class RecipeFits:
     tried: int
     score: float
 
+    def selection(self) -> dict[str, Any]:
+        """Return what was selected, for people and for the stages that run alone: plain data."""
+        chosen = {
+            str(subject): {
+                "fit": candidate.plan.id,
+                "score": self.records[candidate.plan.id].validation_correlation,
+                "values": candidate.values,
+            }
+            for subject, candidate in sorted(self.best.items())
+        }
+        return {"recipe": self.recipe.name, "configurations_tried": self.tried, "subjects": chosen}
+
 
 def data_key(stage: Stage) -> str:
     """Return the key of the trials a stage reads: its dataset (empty for the sweep's own) and its z-scoring rule."""

@@ -100,7 +100,7 @@ def oracle_source(
     return Source(digest({"oracle": described, "test": stimuli}), _keys(0, stimuli), heads)
 
 
-def control_rows(system: Entry, mean: Mapping[int, ImageSet], oracle: ImageSet) -> list[Entry]:
+def control_entries(system: Entry, mean: Mapping[int, ImageSet], oracle: ImageSet) -> list[Entry]:
     """Return the floors and the ceiling that need no refit: mean image, chance and oracle.
 
     Args:

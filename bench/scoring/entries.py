@@ -105,18 +105,18 @@ class SubjectScores:
     peak_memory: int
 
 
-def score_link(row: Entry, task: ScoringTask) -> Link:
+def score_link(entry: Entry, task: ScoringTask) -> Link:
     """Return a score's content address and what it is made of."""
     description = {
         "score": 2,
         "protocol": [task.protocol, task.chosen.version],
         "weights": task.digests(),
-        "images": {str(subject): images.id for subject, images in row.images.items()},
+        "images": {str(subject): images.id for subject, images in entry.images.items()},
         "truth": task.data.stimuli_manifest.content_digest,
-        "tested": tested_digest({s: task.tested[s] for s in row.images}),
-        "wrong_pairs": row.wrong_pairs,
+        "tested": tested_digest({s: task.tested[s] for s in entry.images}),
+        "wrong_pairs": entry.wrong_pairs,
         # Other words on the same pictures are another row: what was declared decides where it may stand.
-        "declared": plain(row.declared),
+        "declared": plain(entry.declared),
         "seed": task.seed,
     }
     if task.plugins:

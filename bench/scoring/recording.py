@@ -33,37 +33,37 @@ from eval.statistics.crossed import bootstrap_over_subjects, grid
 from eval.suite import MetricResult, Scores
 
 
-def write_score(row: Entry, done: Mapping[int, SubjectScores], task: ScoringTask, started: str) -> None:
+def write_score(entry: Entry, done: Mapping[int, SubjectScores], task: ScoringTask, started: str) -> None:
     """Write the record of a row whose subjects are all scored."""
-    link = score_link(row, task)
+    link = score_link(entry, task)
     subjects = sorted(done)
     per_subject = {str(s): {m.name: _value(m) for m in done[s].scores.metrics} for s in subjects}
     environment = record.environment()
-    events = [*row.events]
+    events = [*entry.events]
     events += [Event(now(), "scored", str(s), None, {"wall_seconds": done[s].wall_seconds}) for s in subjects]
     written = record.Record(
         id=link.id,
-        name=row.name,
-        kind=row.kind,
-        control=row.control,
-        identity=_chain(row, link),
+        name=entry.name,
+        kind=entry.kind,
+        control=entry.control,
+        identity=_chain(entry, link),
         dataset=_dataset(task, subjects),
-        protocol=_protocol(task, done[subjects[0]].scores, row.untrained),
-        division="open" if row.open_reasons else "closed",
-        division_reasons=row.open_reasons,
+        protocol=_protocol(task, done[subjects[0]].scores, entry.untrained),
+        division="open" if entry.open_reasons else "closed",
+        division_reasons=entry.open_reasons,
         source_digest=source_digest(),
         packages=environment["packages"],
         hardware=environment["hardware"],
         created=started,
         finished=now(),
-        costs=_costs(row.costs, done),
+        costs=_costs(entry.costs, done),
         metrics=_over_subjects(done, task.seed),
         per_subject=per_subject,
-        latents=row.latents,
-        stages=row.stages,
-        declared=row.declared,
-        leakage=row.leakage,
-        configurations_tried=row.tried,
+        latents=entry.latents,
+        stages=entry.stages,
+        declared=entry.declared,
+        leakage=entry.leakage,
+        configurations_tried=entry.tried,
         commit=record.commit(),
         ray={"version": ray.__version__, "settings": cluster.apply_settings()},
         determinism={"seed": task.seed, "tf32": bool(torch.backends.cuda.matmul.allow_tf32)},
@@ -94,13 +94,13 @@ def _over_subjects(done: Mapping[int, SubjectScores], seed: int) -> dict[str, Me
     return values
 
 
-def _chain(row: Entry, link: Link) -> Chain:
+def _chain(entry: Entry, link: Link) -> Chain:
     """Return the identity chain of a row."""
     return Chain(
         score=link,
-        images={str(s): Link(images.id, images.description) for s, images in row.images.items()},
-        predictions={str(s): each for s, each in row.predictions.items()},
-        fits={str(s): each for s, each in row.fits.items()},
+        images={str(s): Link(images.id, images.description) for s, images in entry.images.items()},
+        predictions={str(s): each for s, each in entry.predictions.items()},
+        fits={str(s): each for s, each in entry.fits.items()},
     )
 
 

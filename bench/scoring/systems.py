@@ -47,7 +47,7 @@ class System(RecipeFits):
     images: Mapping[int, ImageSet]
 
 
-def system_row(
+def system_entry(
     system: System,
     train: Mapping[int, Any],
     targets: Mapping[str, Any],
@@ -220,12 +220,12 @@ def generators(recipe: Recipe) -> tuple[ModelSize, ...]:
     return tuple(ModelSize(name, "generator", size.parameters, size.bytes) for name, size in sorted(sizes.items()))
 
 
-def only_subject(row: Entry, subject: int) -> Entry:
+def only_subject(entry: Entry, subject: int) -> Entry:
     """Return a row cut down to one subject, for the small table of exact networks."""
     return replace(
-        row,
-        images={subject: row.images[subject]},
-        predictions={s: link for s, link in row.predictions.items() if s == subject},
-        fits={s: link for s, link in row.fits.items() if s == subject},
-        latents=tuple(score for score in row.latents if score.subject == subject),
+        entry,
+        images={subject: entry.images[subject]},
+        predictions={s: link for s, link in entry.predictions.items() if s == subject},
+        fits={s: link for s, link in entry.fits.items() if s == subject},
+        latents=tuple(score for score in entry.latents if score.subject == subject),
     )

@@ -16,13 +16,13 @@ from bench.scoring.entries import Entry
 GALLERY_IMAGES = 8
 
 
-def gallery(rows: Mapping[str, Entry], data: ShardSet, tested: Mapping[int, Sequence[int]]) -> list[Item]:
+def gallery(entries: Mapping[str, Entry], data: ShardSet, tested: Mapping[int, Sequence[int]]) -> list[Item]:
     """Return the pictures the page shows: truth beside the reconstructions of every row, first subject and last.
 
     Chance has no pictures of its own: the winner's, paired with wrong truths, are left out.
 
     Args:
-        rows: Rows by record id.
+        entries: Entries by record id.
         data: The stimuli.
         tested: Test stimuli by subject.
     """
@@ -31,8 +31,8 @@ def gallery(rows: Mapping[str, Entry], data: ShardSet, tested: Mapping[int, Sequ
         mine = tested[subject]
         shown = [mine[round(i)] for i in np.linspace(0, len(mine) - 1, min(GALLERY_IMAGES, len(mine)))]
         truth, captions = shard_set.pictures(data, shown), shard_set.captions(data, shown)
-        seen = {key: row for key, row in rows.items() if subject in row.images and not row.wrong_pairs}
-        made = {key: _first_pictures(row.images[subject].folder) for key, row in seen.items()}
+        seen = {key: each for key, each in entries.items() if subject in each.images and not each.wrong_pairs}
+        made = {key: _first_pictures(each.images[subject].folder) for key, each in seen.items()}
         for stimulus in shown:
             images = {key: png_of(pictures[stimulus]) for key, pictures in made.items()}
             true = png_of(truth[stimulus].transpose(2, 0, 1))
