@@ -15,6 +15,8 @@ import pytest
 
 from bench import cli
 from bench.cli import STAGES
+from bench.core import registry
+from eval.protocols import base as protocols
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "encoders", "eval")
@@ -31,27 +33,18 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, inside_functions: bool = True) -> Iterator[str]:
-    """Every module that a file imports; `from a import b` may be the module `a.b` or the name b of `a`: both."""
-    nodes = ast.walk if inside_functions else _at_module_level
-    for node in nodes(ast.parse(path.read_text())):
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions and under TYPE_CHECKING.
+
+    `from a import b` may be the module `a.b` or the name b of `a`: both.
+    """
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _at_module_level(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that run when the module is imported: what `if TYPE_CHECKING` or a function holds does not."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        yield node
-        yield from _at_module_level(node)
 
 
 def test_files_are_found():
@@ -77,16 +70,19 @@ def test_only_bench_knows_ray_and_it_does():
 
 
 def arrows(depth: int) -> dict[str, set[str]]:
-    """Which module or folder imports which at import time, names cut to `depth` parts."""
+    """Which module or folder imports which, names cut to `depth` parts."""
     modules = {module_of(path) for path in FILES}
     found: dict[str, set[str]] = {}
     for path in FILES:
         here = ".".join(module_of(path).split(".")[:depth])
-        for name in imports(path, inside_functions=False):
-            if name in modules and name.count(".") + 1 >= depth:
-                there = ".".join(name.split(".")[:depth])
-                if there != here:
-                    found.setdefault(here, set()).add(there)
+        mine = list(imports(path))
+        for name in mine:
+            # `from a import b` where b is a module imports b; that `a` runs before it is no arrow of its own.
+            if name not in modules or any(other.startswith(f"{name}.") and other in modules for other in mine):
+                continue
+            there = ".".join(name.split(".")[:depth])
+            if name.count(".") + 1 >= depth and there != here:
+                found.setdefault(here, set()).add(there)
     return found
 
 
@@ -112,8 +108,44 @@ def test_a_circle_would_be_found():
 
 @pytest.mark.parametrize("depth", [2, 9])
 def test_no_two_parts_import_each_other(depth):
-    """At depth 2 the parts are the modules and folders right below bench, encoders and eval."""
+    """File by file at depth 9; at depth 2 the parts are the modules and folders right below bench, encoders, eval."""
     assert circle(arrows(depth)) == []
+
+
+USES = {
+    "bench.simulate": {"bench.prepare"},  # the true-sized preset is written straight to shards
+    "bench.fit": {"bench.targets"},  # targets that are missing are made before fits that need them
+}
+"""Stages that call another stage's function; everywhere else only `bench/sweeping` joins stages."""
+
+
+def test_stages_are_joined_by_the_sweep_alone():
+    stages = {f"bench.{name}" for name in STAGES}
+    joined = {
+        (module_of(path), name)
+        for path in FILES
+        for name in imports(path)
+        if name in stages and not module_of(path).startswith("bench.sweeping.")
+    }
+    assert joined == {(user, used) for user, all_used in USES.items() for used in all_used}
+
+
+LISTED = {
+    "encoders": lambda: registry.found("encoder"),
+    "eval/protocols": protocols.names,
+    "bench/generators": lambda: registry.found("generator"),
+    "bench/data/datasets": lambda: registry.found("dataset"),
+}
+"""What users list, and what the code finds there."""
+CONTRACT = {"__init__", "__pycache__", "base", "choice", "encoding"}
+"""The contract of a folder, how a recipe names a generator, how targets are made with one."""
+
+
+@pytest.mark.parametrize("folder", list(LISTED))
+def test_a_bare_name_is_one_listed_thing(folder):
+    names = {p.stem for p in (ROOT / folder).iterdir() if p.suffix in ("", ".py")}
+    bare = {name.replace("_", "-") for name in names - CONTRACT if not name.startswith("_")}
+    assert bare == set(LISTED[folder]())
 
 
 @pytest.mark.parametrize("name", [module_of(path) for path in FILES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -113,3 +114,14 @@ def test_every_error_is_one_that_the_command_line_prints():
     assert len(classes) >= 7
     assert all(issubclass(cls, errors.ReconbenchError) for cls in classes)
     assert str(UnknownNameError("stage", "x", [])) == "unknown stage 'x'. Allowed: none."
+
+
+def test_number_lists_have_runs_and_single_numbers():
+    assert options.numbers("1,3-5, 7") == (1, 3, 4, 5, 7)
+    assert options.numbers("2,1-2") == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["1;2", "8-5", "", "1,,2", "-1", "1-", "a"])
+def test_what_is_no_list_of_numbers_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a list of numbers such as 1,2,5-8"):
+        options.numbers(text)
