@@ -33,8 +33,8 @@ from bench.records.parts import now
 from bench.scoring import declaration, weights_list
 from bench.scoring.entries import Entry, ScoringTask, SubjectScores, score_link
 from bench.scoring.leakage import audit_declaration
-from bench.scoring.outside import inputs as score_inputs
 from bench.scoring.outside import orders
+from bench.scoring.outside.inputs import FILE_NAMES, ScoreArguments, prepare_inputs
 from bench.scoring.recording import write_score
 from eval._scoring.job import FeatureCache
 from eval.plugins import base as metric_plugins
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_argument("--dataset", default="given-truth", help="name of the data, with --truth")
     cli.add_argument("--key", metavar="NAME", help="name of the array in a file that holds several")
     cli.add_argument("--ids", metavar="FILE", help="0-based stimulus of each picture: .npy, or text with one a line")
-    cli.add_argument("--order", metavar="NAME", help=f"stimulus of each picture: {score_inputs.FILE_NAMES}, {known}")
+    cli.add_argument("--order", metavar="NAME", help=f"stimulus of each picture: {FILE_NAMES}, {known}")
     cli.add_argument("--truth-order", metavar="NAME", help="the same for --truth, where it differs from the pictures")
     cli.add_argument("--design", metavar="FILE", help="nsd_expdesign.mat, for named orders without shards")
     said = ", ".join(each.name for each in fields(declaration.Declaration))
@@ -184,8 +184,8 @@ def run(argv: Sequence[str]) -> int:
     plugins = tuple(options.pop("metric"))
     for plugin in plugins:
         metric_plugins.find(plugin).digests(options["weights"])  # what is missing is said before anything is written
-    given = score_inputs.Given(images=dict(places), runs=Folder.at(options.pop("runs")), **options)
-    inputs = score_inputs.prepare_inputs(given)
+    given = ScoreArguments(images=dict(places), runs=Folder.at(options.pop("runs")), **options)
+    inputs = prepare_inputs(given)
     for subject, finding in inputs.findings.items():
         style = "bold yellow" if finding.suspicious else ""
         console.console().print(f"subject {subject}: {finding}", style=style, markup=False, soft_wrap=True)

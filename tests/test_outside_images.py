@@ -22,7 +22,7 @@ from bench.data.shards.pictures import read_images
 from bench.records.record import read_records
 from bench.scoring.outside import files as outside
 from bench.scoring.outside import order_check, orders
-from bench.scoring.outside.inputs import Given, prepare_inputs
+from bench.scoring.outside.inputs import ScoreArguments, prepare_inputs
 from bench.scoring.outside.order_check import Judge, check_order, judge_for
 from eval.protocols.base import find
 from eval.suite import score as score_pictures
@@ -526,7 +526,7 @@ def test_design_file_names_both_orders_where_there_are_no_shards(tiny_nsd, tmp_p
     with h5py.File(tmp_path / "recons.h5", "w") as file:
         file["subj01"] = 255 - truth[[every.index(stimulus) for stimulus in order]]
     torch.save(torch.from_numpy(truth), tmp_path / "truth.pt")
-    given = Given(
+    given = ScoreArguments(
         images={1: str(tmp_path / "recons.h5")},
         runs=Folder.at(tmp_path / "runs"),
         protocol="scenes-1",

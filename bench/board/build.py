@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from bench.board import comparisons, papers
-from bench.board.groups import Excluded, Group, group
+from bench.board.groups import Exclusion, Group, group
 from bench.board.published.load import published
 from bench.board.ranking import SEED, Standing, standings
 from bench.board.rows import row
@@ -102,7 +102,7 @@ def _heading(members: Group) -> str:
     return f"{key['dataset']}, {key['protocol']}, {key['division']} division, {people}"
 
 
-def _excluded(entry: Excluded) -> dict[str, Any]:
+def _excluded(entry: Exclusion) -> dict[str, Any]:
     """Return a record that does not compete."""
     record = entry.record
     return {

@@ -18,7 +18,7 @@ CEILINGS = ("oracle",)
 
 
 @dataclass(frozen=True)
-class Excluded:
+class Exclusion:
     """A record that does not compete: `failed`, `superseded`, `leaky` or `oracle`, with the reason in words."""
 
     record: Record
@@ -75,7 +75,7 @@ def _scored_key(record: Record) -> dict[str, Any]:
     return common_key(record) | version | {"metrics": [column.name for column in record.protocol.metrics]}
 
 
-def group(records: Iterable[Record]) -> tuple[list[Group], list[Excluded]]:
+def group(records: Iterable[Record]) -> tuple[list[Group], list[Exclusion]]:
     """Sort records into tables.
 
     Args:
@@ -85,13 +85,13 @@ def group(records: Iterable[Record]) -> tuple[list[Group], list[Excluded]]:
         The tables by dataset, protocol, division and subjects, untrained ones last; and what does not compete.
     """
     ordered = sorted(records, key=lambda record: record.id)
-    failures = [Excluded(r, "failed", _failure(r)) for r in ordered if r.status == "failed"]
+    failures = [Exclusion(r, "failed", _failure(r)) for r in ordered if r.status == "failed"]
     current, old = _current([r for r in ordered if r.status == "ok"])
     tables: list[Group] = []
     for members in _by(current, _scored_key):
         tables += _tables(members)
     leaky = [
-        Excluded(r, "oracle" if r.oracle else "leaky", "; ".join(_finding(r))) for table in tables for r in table.leaky
+        Exclusion(r, "oracle" if r.oracle else "leaky", "; ".join(_finding(r))) for table in tables for r in table.leaky
     ]
     return sorted(tables, key=_order), sorted((*failures, *old, *leaky), key=lambda e: (e.kind, e.record.id))
 
@@ -116,10 +116,10 @@ def _by(records: Sequence[Record], key: Any) -> list[list[Record]]:  # noqa: ANN
     return [found[name] for name in sorted(found)]
 
 
-def _current(records: Sequence[Record]) -> tuple[list[Record], list[Excluded]]:
+def _current(records: Sequence[Record]) -> tuple[list[Record], list[Exclusion]]:
     """Take out scores of older protocol versions, and older scores of the same name in the same table."""
     kept: list[Record] = []
-    old: list[Excluded] = []
+    old: list[Exclusion] = []
     for members in _by(records, common_key):
         newest = max(record.protocol.version for record in members)
         for record in members:
@@ -127,7 +127,7 @@ def _current(records: Sequence[Record]) -> tuple[list[Record], list[Excluded]]:
                 text = (
                     f"scored under version {record.protocol.version} of {record.protocol.name}, now {newest}: rescore"
                 )
-                old.append(Excluded(record, "superseded", text))
+                old.append(Exclusion(record, "superseded", text))
             else:
                 kept.append(record)
     latest: list[Record] = []
@@ -135,7 +135,7 @@ def _current(records: Sequence[Record]) -> tuple[list[Record], list[Excluded]]:
         winner = max(members, key=lambda record: (record.finished, record.id))
         latest.append(winner)
         text = f"{winner.name!r} was scored again later as {winner.id}"
-        old += [Excluded(record, "superseded", text) for record in members if record is not winner]
+        old += [Exclusion(record, "superseded", text) for record in members if record is not winner]
     return latest, old
 
 

@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Done:
+class BatchResult:
     """A written batch and when it was under way, in seconds of the monotonic clock."""
 
     entry: FileEntry
@@ -75,9 +75,9 @@ def run_plans(
     Fewer requests leave replicas idle; more make Serve's router back off and halve the throughput.
     """
     waiting = {index: len(plan.batches) for index, plan in enumerate(plans)}
-    done: dict[int, list[Done]] = {index: [] for index in waiting}
+    done: dict[int, list[BatchResult]] = {index: [] for index in waiting}
     with ThreadPoolExecutor(scale.replicas * scale.max_ongoing_requests) as pool:
-        futures: dict[Future[Done], int] = {
+        futures: dict[Future[BatchResult], int] = {
             pool.submit(_render_batch, handle, plan, batch): index
             for index, plan in enumerate(plans)
             for batch in plan.batches
@@ -95,7 +95,7 @@ def run_plans(
             raise
 
 
-def _seal(plan: Plan, done: Sequence[Done], scale: Scale, batch_size: int) -> None:
+def _seal(plan: Plan, done: Sequence[BatchResult], scale: Scale, batch_size: int) -> None:
     """Seal a finished plan with what its rendering took."""
     rendered = sum(each.entry.rows for each in done)
     seconds = max(each.ended for each in done) - min(each.begun for each in done)
@@ -111,7 +111,7 @@ def _seal(plan: Plan, done: Sequence[Done], scale: Scale, batch_size: int) -> No
     seal(plan.out, plan.identity, [*plan.found, *(each.entry for each in done)], timings)
 
 
-def _render_batch(handle: DeploymentHandle, plan: Plan, batch: Batch) -> Done:
+def _render_batch(handle: DeploymentHandle, plan: Plan, batch: Batch) -> BatchResult:
     """Render one batch and write it."""
     begun, rows = time.monotonic(), slice(batch.first, batch.stop)
     inputs = {name: values[rows] for name, values in plan.inputs.items()}
@@ -120,7 +120,7 @@ def _render_batch(handle: DeploymentHandle, plan: Plan, batch: Batch) -> Done:
     if pictures.ndim != 4 or pictures.shape[:2] != (count, 3) or pictures.dtype != np.uint8:
         raise BadDataError(f"{plan.out}: the generator gave {pictures.shape} {pictures.dtype} for {count} pictures")
     entry = write_part(plan.out, batch.first, plan.keys.slice(batch.first, count), plan.seeds[rows], pictures)
-    return Done(entry, begun, time.monotonic())
+    return BatchResult(entry, begun, time.monotonic())
 
 
 def _request(handle: DeploymentHandle, inputs: dict[str, np.ndarray], seeds: list[int]) -> np.ndarray:

@@ -20,13 +20,11 @@ from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.datasets.nsd.design import read_design
 from bench.data.shard_set import ShardSet
-from bench.data.shards import pictures as image_shards
 from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest, stimuli_table
-from bench.data.shards.pictures import ImageSet
+from bench.data.shards.pictures import SEAL, ImageSet, claim, key_table, png_of, read_images, seal, write_part
 from bench.records.parts import Event, now
-from bench.scoring.outside import files as outside
 from bench.scoring.outside import matching, orders
-from bench.scoring.outside.files import Pictures
+from bench.scoring.outside.files import Pictures, ids_in_names, read_ids, read_place
 from bench.scoring.outside.order_check import FEWEST, OrderFinding, check_order, judge_for
 from eval.networks import _weights as network_weights
 from eval.protocols.base import find
@@ -38,7 +36,7 @@ ELSEWHERE = "pictures were made elsewhere"
 
 
 @dataclass(frozen=True)
-class Given:
+class ScoreArguments:
     """What the command line was given; see its help.
 
     Attributes:
@@ -93,7 +91,7 @@ class Inputs:
     findings: Mapping[int, OrderFinding]
 
 
-def prepare_inputs(given: Given) -> Inputs:
+def prepare_inputs(given: ScoreArguments) -> Inputs:
     """Read everything, check it, and write pictures that were made elsewhere into the runs folder.
 
     Raises:
@@ -110,11 +108,7 @@ def prepare_inputs(given: Given) -> Inputs:
     for network in find(given.protocol).networks:
         network_weights.verify(network, given.weights)
     # Everything is read and checked before anything is written.
-    read = {
-        s: outside.read_place(place, given.key)
-        for s, place in given.images.items()
-        if not Folder.at(place).exists(image_shards.SEAL)
-    }
+    read = {s: read_place(place, given.key) for s, place in given.images.items() if not Folder.at(place).exists(SEAL)}
     ids = {subject: _ids(given.order, pictures, subject, given) for subject, pictures in read.items()}
     data = _from_shards(given) if given.shards else _from_truth(given, ids, read)
     for subject, numbers in ids.items():
@@ -136,7 +130,7 @@ def prepare_inputs(given: Given) -> Inputs:
     return Inputs(data, images, tested, (ELSEWHERE, *doubts), events, findings)
 
 
-def _ids(order: str | None, pictures: Pictures, subject: int, given: Given) -> tuple[int, ...]:
+def _ids(order: str | None, pictures: Pictures, subject: int, given: ScoreArguments) -> tuple[int, ...]:
     """Return the stimulus of each picture.
 
     Raises:
@@ -145,11 +139,11 @@ def _ids(order: str | None, pictures: Pictures, subject: int, given: Given) -> t
     """
     where = given.images.get(subject, given.truth or "")
     if order == FILE_NAMES:
-        return outside.ids_in_names(pictures.names, where)
+        return ids_in_names(pictures.names, where)
     if order is not None:
         found, source = _named(order, subject, given), f"order {order!r}"
     elif given.ids is not None:
-        found, source = outside.read_ids(Path(given.ids)), given.ids
+        found, source = read_ids(Path(given.ids)), given.ids
     elif given.truth is not None:
         return tuple(range(len(pictures.values)))
     else:
@@ -160,7 +154,7 @@ def _ids(order: str | None, pictures: Pictures, subject: int, given: Given) -> t
     return found
 
 
-def _named(order: str, subject: int, given: Given) -> tuple[int, ...]:
+def _named(order: str, subject: int, given: ScoreArguments) -> tuple[int, ...]:
     """Return the stimuli of a named order, from the design file or the shards.
 
     Raises:
@@ -176,21 +170,21 @@ def _named(order: str, subject: int, given: Given) -> tuple[int, ...]:
     return orders.stimuli_of(order, data.shared, orders.shown_by_shards(data.shards, data.manifest, subject))
 
 
-def _from_shards(given: Given) -> ShardSet:
+def _from_shards(given: ScoreArguments) -> ShardSet:
     """Return the data of `--shards`."""
     if given.truth_order is not None:
         raise OptionError("--truth-order belongs to --truth; shards know the number of every image")
     return shard_set.open_data(Folder.at(given.shards or ""))
 
 
-def _from_truth(given: Given, ids: Mapping[int, Sequence[int]], read: Mapping[int, Pictures]) -> ShardSet:
+def _from_truth(given: ScoreArguments, ids: Mapping[int, Sequence[int]], read: Mapping[int, Pictures]) -> ShardSet:
     """Return data made of the true images of `--truth`, written into the runs folder as a set of stimuli.
 
     Raises:
         BadDataError: If there are several samples an image, or another number of images than pictures.
     """
     place = given.truth or ""
-    truth = outside.read_place(place, given.key)
+    truth = read_place(place, given.key)
     if truth.values.shape[1] != 1:
         found = f"{place} holds {truth.values.shape[1]} samples an image"
         raise BadDataError(f"{found}; true images have one: exchange --truth and --images?")
@@ -210,7 +204,7 @@ def _from_truth(given: Given, ids: Mapping[int, Sequence[int]], read: Mapping[in
     return _stimuli(truth.values[:, 0], numbers, given)
 
 
-def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> ShardSet:
+def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: ScoreArguments) -> ShardSet:
     """Return true images `(N, 3, H, W)` as a finished set of stimuli."""
     order = np.argsort(numbers)
     source = {"truth": Pictures(truth[order][:, None]).digest, "stimuli": digest([int(numbers[i]) for i in order])}
@@ -220,7 +214,7 @@ def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> ShardSe
         files = []
         for start in range(0, len(order), PART):
             rows = order[start : start + PART]
-            encoded = [image_shards.png_of(truth[row]) for row in rows]
+            encoded = [png_of(truth[row]) for row in rows]
             own, n = [numbers[row] for row in rows], len(rows)
             table = stimuli_table(own, encoded, [()] * n, "", [None] * n, [True] * n, [None] * n)
             name = f"part-{start // PART:04d}.parquet"
@@ -233,7 +227,7 @@ def _stimuli(truth: np.ndarray, numbers: Sequence[int], given: Given) -> ShardSe
     return ShardSet(shards, trials, folder, manifest, np.sort(np.asarray(numbers)))
 
 
-def _order_of(pictures: Pictures, ids: Sequence[int], data: ShardSet, given: Given) -> OrderFinding | None:
+def _order_of(pictures: Pictures, ids: Sequence[int], data: ShardSet, given: ScoreArguments) -> OrderFinding | None:
     """Return what the check of the order found; None where it cannot be made."""
     judge = judge_for(find(given.protocol), given.weights)
     if judge is None or len(ids) < FEWEST:
@@ -258,7 +252,7 @@ def _written(pictures: Pictures, ids: Sequence[int], subject: int, runs: Folder)
     made = {"images": 1, "made": "elsewhere", "subject": subject}
     description = made | {"pixels": pictures.digest, "stimuli": digest(list(ids))}
     images = ImageSet(digest(description), description, runs / "images" / digest(description))
-    if image_shards.claim(images.folder, description):
+    if claim(images.folder, description):
         return images
     flat = pictures.values.reshape(n * samples, *pictures.values.shape[2:])
     columns = {
@@ -267,13 +261,13 @@ def _written(pictures: Pictures, ids: Sequence[int], subject: int, runs: Folder)
         "repeat": np.full(n * samples, -1),
         "sample": np.tile(np.arange(samples), n),
     }
-    keys = image_shards.key_table(pa.table(columns))
+    keys = key_table(pa.table(columns))
     seeds = np.zeros(n * samples, np.int64)
     files = []
     for start in range(0, n * samples, PART):
         part = slice(start, start + PART)
-        files.append(image_shards.write_part(images.folder, start, keys.slice(start, PART), seeds[part], flat[part]))
-    image_shards.seal(images.folder, description, files, {})
+        files.append(write_part(images.folder, start, keys.slice(start, PART), seeds[part], flat[part]))
+    seal(images.folder, description, files, {})
     return images
 
 
@@ -283,11 +277,11 @@ def images_of(folder: Folder) -> ImageSet:
     Raises:
         MissingDataError: If the folder was never finished.
     """
-    if not folder.exists(image_shards.SEAL):
-        raise MissingDataError(f"no {image_shards.SEAL} in {folder}: not finished pictures; run the render stage")
-    return ImageSet(folder.name, folder.read_json(image_shards.SEAL)["identity"], folder)
+    if not folder.exists(SEAL):
+        raise MissingDataError(f"no {SEAL} in {folder}: not finished pictures; run the render stage")
+    return ImageSet(folder.name, folder.read_json(SEAL)["identity"], folder)
 
 
 def _shown(images: ImageSet) -> tuple[int, ...]:
     """Return the stimuli that the pictures answer, ascending."""
-    return tuple(sorted(set(image_shards.read_images(images.folder)[0]["stimulus"].to_pylist())))
+    return tuple(sorted(set(read_images(images.folder)[0]["stimulus"].to_pylist())))
