@@ -56,7 +56,9 @@ def _described(runs: Path, records: list[dict[str, Any]]) -> Iterator[tuple[str,
     """Yield kind, address and description of everything that a sweep leaves."""
     for kind, name in (("fits", "plan.json"), ("predictions", "identity.json"), ("images", "identity.json")):
         for path in sorted(runs.glob(f"{kind}/*/{name}")):
-            yield kind, path.parent.name, json.loads(path.read_text())
+            found = json.loads(path.read_text())
+            # What stands beside a prediction's description (seconds, shapes) is no part of its address.
+            yield kind, path.parent.name, found["description"] if kind == "predictions" else found
     for record in records:
         yield "scores", record["id"], record["identity"]["score"]["description"]
 
