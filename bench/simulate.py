@@ -39,7 +39,7 @@ from bench.data.simulate.nsd_copy import tables as nsd_files
 from bench.data.simulate.presets import DEMO, FULL, TINY, Preset
 from bench.prepare import prepare
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same preset and seed give other files."""
 PRESETS = {"demo": DEMO, "full": FULL, "tiny": TINY}
 STARTED = "simulating.json"

@@ -8,6 +8,7 @@ meets them exactly and is linear between them. Within a session the share of ima
 to NSD's (about 105 and 34 images).
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -134,14 +135,18 @@ def cumulative_shown() -> NDArray[np.int64]:
         to 750 trials a session; what rounding leaves over goes to the columns with the largest remainders.
     """
     knots = sorted(SHOWN)
-    table = np.array([np.concatenate(SHOWN[n]) for n in knots], float)
-    sessions = np.arange(PLANNED_SESSIONS + 1)
-    exact = np.stack([np.interp(sessions, knots, column) for column in table.T], axis=1)
-    rounded = np.floor(exact + 1e-9).astype(np.int64)
-    for row, target, total in zip(rounded, exact, sessions * TRIALS, strict=True):
-        largest = np.argsort(row - target, kind="stable")
-        row[largest[: total - row.sum()]] += 1
-    return rounded
+    table = np.array([np.concatenate(SHOWN[n]) for n in knots])
+    rows = []
+    for session in range(PLANNED_SESSIONS + 1):
+        # In whole numbers, so that no rounding decides between equal remainders.
+        after = min(bisect_right(knots, session), len(knots) - 1)
+        low, high = knots[after - 1], knots[after]
+        scaled = table[after - 1] * (high - session) + table[after] * (session - low)
+        row, remainder = np.divmod(scaled, high - low)
+        largest = np.argsort(-remainder, kind="stable")
+        row[largest[: session * TRIALS - row.sum()]] += 1
+        rows.append(row)
+    return np.array(rows)
 
 
 def _master_ordering(rng: np.random.Generator) -> NDArray[np.int64]:

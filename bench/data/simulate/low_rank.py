@@ -23,6 +23,8 @@ from bench.data.simulate.brain.anatomy import ROI_LABELS, Anatomy, build_anatomy
 from bench.data.simulate.brain.features import Floats
 from bench.data.simulate.brain.responses import Voxels, plant_voxels, session_betas, to_int16
 from bench.data.simulate.design import IMAGES, TRIALS, simulate_design
+from bench.data.simulate.elementary import power
+from bench.data.simulate.exact import NORMAL_LIMIT, norm, product, short_normals
 from bench.data.simulate.nsd_copy.build import BETAS, SPACE
 from bench.data.simulate.presets import Preset
 from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
@@ -65,7 +67,7 @@ class LowRankOptions:
 
 def latents(seed: int) -> Floats:
     """Return what each of NSD's 73,000 stimuli is, `(73000, RANK)` float32 of mean 0 and variance 1."""
-    return np.random.default_rng([seed, 0x1A7E]).standard_normal((IMAGES, RANK), dtype=np.float32)
+    return short_normals(np.random.default_rng([seed, 0x1A7E]), (IMAGES, RANK))
 
 
 def low_rank_subject(preset: Preset, subject: int) -> LowRankSubject:
@@ -79,10 +81,9 @@ def low_rank_subject(preset: Preset, subject: int) -> LowRankSubject:
     columns = np.flatnonzero(anatomy.labels["nsdgeneral"] > 0)
     voxels = plant_voxels(preset, subject, anatomy).chosen(columns)
     rng = np.random.default_rng([preset.seed, 0x10AD, subject])
-    loadings = rng.standard_normal((RANK, columns.size), dtype=np.float32)
-    loadings *= (np.arange(1, RANK + 1, dtype=np.float32) ** (-SPECTRUM / 2))[:, None]
-    loadings /= np.linalg.norm(loadings, axis=0)
-    return LowRankSubject(voxels, loadings, _table(anatomy, columns, voxels.ncsnr))
+    loadings = short_normals(rng, (RANK, columns.size)) * power(np.arange(1, RANK + 1), -SPECTRUM / 2)[:, None]
+    loadings /= norm(loadings)
+    return LowRankSubject(voxels, loadings.astype(np.float32), _table(anatomy, columns, voxels.ncsnr))
 
 
 def _table(anatomy: Anatomy, columns: np.ndarray, ncsnr: np.ndarray) -> VoxelTable:
@@ -99,7 +100,7 @@ class LowRankNsd(Dataset):
         subjects: Every subject of the preset, from `low_rank_subject`.
     """
 
-    version = 1
+    version = 2
     Options = LowRankOptions
     terms = ""
     caption_source = "simulator"
@@ -155,7 +156,7 @@ class LowRankNsd(Dataset):
         """Draw the int16 betas of a session."""
         del voxels
         drawn, shown = self._subjects[subject], self.trials(subject, session)
-        signal = self._latents[shown.stimulus] @ drawn.loadings
+        signal = product(self._latents[shown.stimulus], drawn.loadings, NORMAL_LIMIT)
         betas = to_int16(session_betas(drawn.voxels, session, signal))
         return shown.with_betas(betas, 0)
 

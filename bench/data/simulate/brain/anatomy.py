@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.simulate.elementary import cos, power, sin
+from bench.data.simulate.exact import normals
 from bench.data.simulate.presets import NSDGENERAL, Preset
 
 Ints = NDArray[np.int64]
@@ -50,8 +52,10 @@ STREAMS = {
 """Voxels of each stream; only the sum of midventral and midlateral is known and is halved here."""
 CORTEX_FROM = 0.72
 """Inner radius of the cortical shell, relative to the ellipsoid."""
-SECTORS = {"ventral": (-np.inf, -0.35), "lateral": (-0.35, 0.6), "parietal": (0.6, np.inf)}
-"""Range of elevation (radians from the horizontal plane) of the three streams."""
+LOW, HIGH = -0.34289780745545134, 0.5646424733950354
+"""Sines of -0.35 and 0.6 radians."""
+SECTORS = {"ventral": (-np.inf, LOW), "lateral": (LOW, HIGH), "parietal": (HIGH, np.inf)}
+"""Range of elevation (sine of the angle from the horizontal plane) of the three streams."""
 MAX_ECCENTRICITY = 5.6
 ECCENTRICITY_EDGES = (0.5, 1.0, 2.0, 4.0)
 
@@ -133,7 +137,8 @@ def build_anatomy(preset: Preset, subject: int) -> Anatomy:
     shape, wanted = preset.boxes[subject - 1], preset.nsdgeneral[subject - 1]
     half = (np.array(shape) - 1) / 2
     unit = (np.indices(shape).reshape(3, -1).T - half) / half
-    radius = np.linalg.norm(unit, axis=1)
+    squares = np.square(unit)
+    radius = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
     inside = radius <= 1.0
     unit, radius = unit[inside], radius[inside]
     cortex = radius >= CORTEX_FROM
@@ -142,8 +147,9 @@ def build_anatomy(preset: Preset, subject: int) -> Anatomy:
             f"preset {preset.name}, subject {subject}: a box of {shape} has {cortex.sum()} cortical voxels, "
             f"fewer than the {wanted} of nsdgeneral"
         )
-    forward = np.where(cortex, np.arccos(np.clip(-unit[:, 1] / np.maximum(radius, 1e-9), -1, 1)), np.inf)
-    elevation = np.arctan2(unit[:, 2], np.abs(unit[:, 0]))
+    # Voxels are ranked by sines rather than angles: they order alike, and have the same bits on every machine.
+    forward = np.where(cortex, unit[:, 1] / np.maximum(radius, 1e-9), np.inf)
+    elevation = unit[:, 2] / np.maximum(np.sqrt(np.square(unit[:, 0]) + np.square(unit[:, 2])), 1e-9)
     layout = _Layout(cortex, forward, elevation, np.abs(unit[:, 0]), wanted / NSDGENERAL[subject - 1], subject)
     right = unit[:, 0] > 0
     labels = layout.labels(wanted)
@@ -153,9 +159,7 @@ def build_anatomy(preset: Preset, subject: int) -> Anatomy:
     )
     positions = np.argwhere(inside.reshape(shape))
     side = np.where(right, -1.0, 1.0)  # a hemisphere sees the opposite half of the visual field
-    return Anatomy(
-        shape, positions, right, labels, side * eccentricity * np.cos(angle), eccentricity * np.sin(angle), size
-    )
+    return Anatomy(shape, positions, right, labels, side * eccentricity * cos(angle), eccentricity * sin(angle), size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +167,8 @@ class _Layout:
     """Cortical coordinates of the brain's voxels, from which the areas are cut."""
 
     cortex: Mask
-    forward: NDArray[np.float64]  # angle from the posterior pole; infinite outside cortex
-    elevation: NDArray[np.float64]
+    forward: NDArray[np.float64]  # -1 at the posterior pole, 1 at the front; infinite outside cortex
+    elevation: NDArray[np.float64]  # sine of the angle from the horizontal plane
     lateral: NDArray[np.float64]
     scale: float
     subject: int
@@ -261,7 +265,7 @@ def _retinotopy(
             along[members] = _jittered_rank(rng, layout.forward[members])
             around[members] = _jittered_rank(rng, layout.elevation[members])
     # A density falling slowly with eccentricity: the exponent 0.5 would be uniform over the visual field.
-    eccentricity = 0.1 + (MAX_ECCENTRICITY - 0.1) * along**0.6
+    eccentricity = 0.1 + (MAX_ECCENTRICITY - 0.1) * power(along, 0.6)
     quarter = np.isin(visual, (1, 2, 3, 4, 5, 6))
     upper = np.isin(visual, (1, 3, 5))
     angle = np.where(quarter, np.where(upper, 1 - around, -around), 1 - 2 * around) * np.pi / 2
@@ -275,4 +279,4 @@ def _jittered_rank(rng: np.random.Generator, values: NDArray[np.float64]) -> NDA
     if values.size == 0:
         return values
     ranks = (np.argsort(np.argsort(values, kind="stable")) + 0.5) / values.size
-    return np.clip(ranks + rng.normal(0, 0.03, values.size), 0.0, 1.0)
+    return np.clip(ranks + 0.03 * normals(rng, values.size), 0.0, 1.0)

@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.simulate.elementary import cos, exp, sin
+from bench.data.simulate.exact import Doubles, norm, product, total, whole_product
 from bench.data.simulate.scenes.attributes import COLOURS, KINDS, LIGHTS, SETTINGS, Scene, attribute_vector
 
 Floats = NDArray[np.float32]
@@ -30,8 +32,6 @@ ORIENTATIONS = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
 CHANNELS = 3
 BLOCK = 1024
 """Pictures filtered at once, which bounds memory."""
-OPPONENT = np.array([[1 / 3, 1 / 3, 1 / 3], [1, -1, 0], [-0.5, -0.5, 1]], np.float32)
-"""Rows: luminance, red minus green, blue minus yellow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,33 +127,42 @@ def _rows(vectors: list[Floats]) -> Floats:
 
 
 def _opponent_channels(pictures: NDArray[np.uint8]) -> Floats:
-    """Area-averaged opponent channels ``(n, 3, 32, 32)``, mid-grey at 0."""
-    shrink = _area_average(pictures.shape[1])
-    small = np.einsum("ih,nhwc->niwc", shrink, pictures.astype(np.float32), optimize=True)
-    small = np.einsum("jw,niwc->nijc", shrink, small, optimize=True)
-    return np.einsum("kc,nijc->nkij", OPPONENT, small / 127.5 - 1.0, optimize=True).astype(np.float32)
+    """Area-averaged opponent channels ``(n, 3, 32, 32)``, mid-grey at 0: luminance, red - green, blue - yellow."""
+    count, size = pictures.shape[:2]
+    shrink = _overlaps(size)
+    rows = whole_product(shrink, pictures.reshape(count, size, -1).astype(np.float64))
+    rows = np.ascontiguousarray(rows.reshape(count, SIZE, size, 3).transpose(3, 0, 1, 2))
+    red, green, blue = whole_product(rows.reshape(3, -1, size), shrink.T).reshape(3, count, SIZE, SIZE)
+    # Whole numbers up to here; size * size of them make one grey value.
+    scale = 1 / (127.5 * size**2)
+    luminance = (red + green + blue) * (scale / 3) - 1.0
+    opponent = [luminance, (red - green) * scale, (blue - (red + green) / 2) * scale]
+    return np.stack(opponent, axis=1).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
-def _area_average(size: int) -> Floats:
-    """Matrix ``(32, size)`` that averages over equal cells, splitting pixels that lie across a border."""
-    edges = np.linspace(0, size, SIZE + 1)
-    pixel = np.arange(size)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return (np.maximum(overlap, 0.0) * SIZE / size).astype(np.float32)
+def _overlaps(size: int) -> Doubles:
+    """How much of each pixel lies in each of 32 equal cells, in 32nds of a pixel: whole numbers ``(32, size)``."""
+    edges = np.arange(SIZE + 1) * size
+    pixel = np.arange(size) * SIZE
+    overlap = np.minimum(edges[1:, None], pixel + SIZE) - np.maximum(edges[:-1, None], pixel)
+    return np.maximum(overlap, 0).astype(np.float64)
 
 
 def _pool(opponent: Floats) -> Floats:
     """Means of 2 x 2 pixels, ``(n, 3 * 16 * 16)``."""
-    step = SIZE // CHANNEL_GRID
-    cells = opponent.reshape(-1, CHANNELS, CHANNEL_GRID, step, CHANNEL_GRID, step)
-    return cells.mean(axis=(3, 5)).reshape(len(opponent), -1)
+    above = opponent[:, :, ::2, ::2] + opponent[:, :, ::2, 1::2]
+    below = opponent[:, :, 1::2, ::2] + opponent[:, :, 1::2, 1::2]
+    means: Floats = (above + below) * np.float32(0.25)
+    return means.reshape(len(opponent), -1)
 
 
 def _gabor_energy(luminance: Floats) -> Floats:
     """Energy of quadrature pairs ``(n, 768)`` from luminance ``(n, 1024)``."""
     even, odd = gabor_filters()
-    return np.hypot(luminance @ even, luminance @ odd)
+    first, second = product(luminance, even, 1.0), product(luminance, odd, 1.0)
+    energy: Floats = np.sqrt(first * first + second * second)
+    return energy
 
 
 @lru_cache(maxsize=1)
@@ -166,19 +175,19 @@ def gabor_filters() -> tuple[Floats, Floats]:
     Returns:
         Even and odd filters, each ``(1024, 768)``, columns by frequency, orientation, row, column.
     """
-    pixel = grid_centres(SIZE)
-    x, y = np.meshgrid(pixel, pixel)
-    filters: list[list[NDArray[np.float64]]] = [[], []]
+    y, x = (axis.reshape(-1, 1) for axis in np.meshgrid(grid_centres(SIZE), grid_centres(SIZE), indexing="ij"))
+    rows, columns = (
+        axis.ravel() for axis in np.meshgrid(grid_centres(ENERGY_GRID), grid_centres(ENERGY_GRID), indexing="ij")
+    )
+    dx, dy = x - columns, y - rows
+    filters: list[list[Doubles]] = [[], []]
     for cycles in FREQUENCIES:
         wavelength = FIELD_OF_VIEW / cycles
+        envelope = exp(-(dx**2 + dy**2) / (2 * (0.5 * wavelength) ** 2))
         for angle in ORIENTATIONS:
-            for row in grid_centres(ENERGY_GRID):
-                for column in grid_centres(ENERGY_GRID):
-                    dx, dy = x - column, y - row
-                    envelope = np.exp(-(dx**2 + dy**2) / (2 * (0.5 * wavelength) ** 2))
-                    phase = 2 * np.pi * (dx * np.cos(angle) + dy * np.sin(angle)) / wavelength
-                    for bank, carrier in zip(filters, (np.cos(phase), np.sin(phase)), strict=True):
-                        gabor = envelope * (carrier - (envelope * carrier).sum() / envelope.sum())
-                        bank.append((gabor / np.linalg.norm(gabor)).ravel())
-    even, odd = (np.array(bank, np.float32).T.copy() for bank in filters)
+            phase = 2 * np.pi * (dx * cos(angle) + dy * sin(angle)) / wavelength
+            for bank, carrier in zip(filters, (cos(phase), sin(phase)), strict=True):
+                gabor = envelope * (carrier - total(envelope * carrier) / total(envelope))
+                bank.append(gabor / norm(gabor))
+    even, odd = (np.concatenate(bank, axis=1).astype(np.float32) for bank in filters)
     return even, odd

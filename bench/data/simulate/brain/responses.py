@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from bench.data.simulate.brain.anatomy import Anatomy, build_anatomy
 from bench.data.simulate.brain.features import Floats, ImageFeatures
 from bench.data.simulate.brain.tuning import Tuning, build_tuning, reference_features
+from bench.data.simulate.elementary import cos, exp, log, sin
+from bench.data.simulate.exact import NORMAL_LIMIT, mean, norm, normals, product, short_normals
 from bench.data.simulate.presets import Preset
 
 MEDIAN_NCSNR = (0.361, 0.361, 0.324, 0.296, 0.415, 0.343, 0.281, 0.226)
@@ -144,8 +146,8 @@ def plant_voxels(preset: Preset, subject: int, anatomy: Anatomy) -> Voxels:
         subject=subject,
         responsive=np.flatnonzero((anatomy.labels["nsdgeneral"] > 0) | (anatomy.labels["streams"] > 0)),
         ncsnr=plant_ncsnr(rng, anatomy, MEDIAN_NCSNR[subject - 1], preset.ncsnr_spread),
-        mean=rng.normal(1.2, 1.0, count).astype(np.float32),
-        spread=(BETA_SPREAD * np.exp(rng.normal(0, 0.3, count))).astype(np.float32),
+        mean=(1.2 + normals(rng, count)).astype(np.float32),
+        spread=(BETA_SPREAD * exp(0.3 * normals(rng, count))).astype(np.float32),
         common=_common_loadings(rng, anatomy),
     )
 
@@ -173,8 +175,8 @@ def session_betas(truth: Voxels, session: int, signal: Floats) -> Floats:
     betas *= noise_sd
     betas[:, truth.responsive] += signal * (truth.ncsnr[truth.responsive] * noise_sd[truth.responsive]).astype("f4")
     count = truth.mean.size
-    betas *= truth.spread * np.exp(rng.normal(0, 0.08, count)).astype(np.float32)
-    betas += truth.mean + rng.normal(0, 0.4, count).astype(np.float32)
+    betas *= truth.spread * exp(0.08 * normals(rng, count)).astype(np.float32)
+    betas += truth.mean + (0.4 * normals(rng, count)).astype(np.float32)
     return np.clip(betas, -SATURATION, SATURATION, out=betas)
 
 
@@ -191,17 +193,18 @@ def plant_ncsnr(rng: np.random.Generator, anatomy: Anatomy, median: float, sprea
         ``(V,)``; 0 outside nsdgeneral and the streams. Medians over V1, V2, V3, hV4 and nsdgeneral are exact.
     """
     general = anatomy.labels["nsdgeneral"] > 0
-    log_noise = rng.normal(0, spread, general.size)
-    ncsnr = np.where(anatomy.labels["streams"] > 0, OUTSIDE_NSDGENERAL * median * np.exp(log_noise), 0.0)
+    log_noise = spread * normals(rng, general.size)
+    ncsnr = np.where(anatomy.labels["streams"] > 0, OUTSIDE_NSDGENERAL * median * exp(log_noise), 0.0)
     rest = general.copy()
     for names, ceiling in AREA_NOISE_CEILING.items():
         area = anatomy.area("prf-visualrois", *names)
-        ncsnr[area] = median * relative_ncsnr(ceiling) * np.exp(log_noise[area] - np.median(log_noise[area]))
+        ncsnr[area] = median * relative_ncsnr(ceiling) * exp(log_noise[area] - np.median(log_noise[area]))
         rest &= ~area
-    low, high = np.log(1e-3), np.log(1e2)
+    relative = exp(log_noise[rest])
+    low, high = log(1e-3), log(1e2)
     for _ in range(60):  # the median over nsdgeneral grows with the scale of the remaining voxels
         middle = (low + high) / 2
-        ncsnr[rest] = median * np.exp(middle + log_noise[rest])
+        ncsnr[rest] = median * exp(middle) * relative
         low, high = (middle, high) if np.median(ncsnr[general]) < median else (low, middle)
     return ncsnr
 
@@ -216,7 +219,7 @@ def relative_ncsnr(ceiling: float) -> float:
     low, high = 0.0, 1e3
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if noise_ceiling(middle * medians, 3).mean() < ceiling else (low, middle)
+        low, high = (middle, high) if mean(noise_ceiling(middle * medians, 3)) < ceiling else (low, middle)
     return low
 
 
@@ -233,24 +236,25 @@ def to_int16(betas: Floats) -> NDArray[np.int16]:
 def _noise(rng: np.random.Generator, truth: Voxels, trials: int) -> Floats:
     """White, slow and shared noise of total variance 1, ``(trials, V)``."""
     preset, voxels = truth.preset, truth.mean.size
-    noise = rng.standard_normal((trials, voxels), dtype=np.float32)
+    noise = short_normals(rng, (trials, voxels))
     noise *= np.float32(np.sqrt(1 - preset.drift_share - preset.common_share))
     time = (np.arange(trials) + 0.5) / trials
-    waves = np.sqrt(2) * np.cos(np.pi * np.arange(1, DRIFT_WAVES + 1) * time[:, None])
-    weights = rng.standard_normal((DRIFT_WAVES, voxels))
-    weights *= np.sqrt(preset.drift_share) / np.linalg.norm(weights, axis=0)
-    courses = rng.standard_normal((trials, COMMON_COURSES)) * np.sqrt(preset.common_share)
+    waves = np.sqrt(2) * cos(np.pi * np.arange(1, DRIFT_WAVES + 1) * time[:, None])
+    weights = normals(rng, (DRIFT_WAVES, voxels))
+    weights *= np.sqrt(preset.drift_share) / norm(weights)
+    courses = normals(rng, (trials, COMMON_COURSES)) * np.sqrt(preset.common_share)
     over_time = np.concatenate([waves, courses], axis=1).astype(np.float32)
     over_voxels = np.concatenate([weights.astype(np.float32), truth.common])
     for start in range(0, trials, TRIAL_BLOCK):
         rows = slice(start, start + TRIAL_BLOCK)
-        noise[rows] += over_time[rows] @ over_voxels
+        noise[rows] += product(over_time[rows], over_voxels, NORMAL_LIMIT)
     return noise
 
 
 def _common_loadings(rng: np.random.Generator, anatomy: Anatomy) -> Floats:
     """Smooth maps over the brain, of norm 1 over the courses at each voxel."""
     unit = anatomy.positions / np.array(anatomy.shape)
-    phase = unit @ rng.normal(0, 4.0, (3, COMMON_COURSES)) + rng.uniform(0, 2 * np.pi, COMMON_COURSES)
-    maps = np.sin(phase).T
-    return (maps / np.linalg.norm(maps, axis=0)).astype(np.float32)
+    waves = 4.0 * normals(rng, (3, COMMON_COURSES))
+    phase = unit[:, 0, None] * waves[0] + unit[:, 1, None] * waves[1] + unit[:, 2, None] * waves[2]
+    maps = sin(phase + 2 * np.pi * rng.random(COMMON_COURSES)).T
+    return (maps / norm(maps)).astype(np.float32)

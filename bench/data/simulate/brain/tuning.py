@@ -30,6 +30,8 @@ from bench.data.simulate.brain.features import (
     grid_centres,
     image_features,
 )
+from bench.data.simulate.elementary import cos, exp, log, power
+from bench.data.simulate.exact import deviation, mean, normals, product, total
 from bench.data.simulate.presets import Preset
 from bench.data.simulate.scenes.attributes import attribute_names
 from bench.data.simulate.scenes.drawing import draw_batch
@@ -54,6 +56,8 @@ PREFERENCES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 """For the voxels of these areas, what the names of the attributes they prefer contain."""
 PREFERRED_GAIN = 3.0
+CHANNEL_LIMIT, ATTRIBUTE_LIMIT, ENERGY_LIMIT = 2.0, 4.0, 64.0
+"""What features cannot exceed: differences of colours, the number of objects, a unit filter on 1,024 pixels."""
 DENSITY = 0.3
 """Share of the attributes a voxel is tuned to at all."""
 
@@ -82,13 +86,10 @@ class Tuning:
 
     def signal(self, features: ImageFeatures) -> Floats:
         """Returns the signal of N pictures, ``(N, R)``, in units of its standard deviation over scenes."""
-        split = features.channels.shape[1]
-        out = features.channels @ self.linear[:split]
-        out += features.attributes @ self.linear[split:]
+        out = _linear_part(features, self.linear)
         if self.gain.any():
-            pooled = features.energy @ self.pool
-            out += self.gain * np.power(pooled, self.exponent, out=pooled)
-            out += features.conjunctions @ self.pairs
+            out += self.gain * _compressed_energy(features, self.pool, self.exponent)
+            out += product(features.conjunctions, self.pairs, 1.0)
         out += self.offset
         return out
 
@@ -119,19 +120,19 @@ def build_tuning(
     share = pixel_share(anatomy)[voxels].astype(np.float32)
     channels = _channel_weights(rng, anatomy, voxels)
     pool = _energy_weights(rng, anatomy, voxels)
-    exponent = rng.uniform(0.3, 0.8, voxels.size).astype(np.float32)
+    exponent = (0.3 + 0.5 * rng.random(voxels.size)).astype(np.float32)
     attributes = _attribute_weights(rng, anatomy, voxels, attribute_names())
     pairs = _attribute_weights(rng, anatomy, voxels, conjunction_names())
     # Each part is brought to its share of the variance on its own, so that no unit of a feature matters.
-    attributes /= np.maximum(reference.attributes.std(axis=0), 1e-3)[:, None]
-    channels *= np.sqrt(share) / _spread(reference.channels @ channels)
-    attributes *= np.sqrt(1 - share) / _spread(reference.attributes @ attributes)
+    attributes /= np.maximum(deviation(reference.attributes), 1e-3)[:, None]
+    channels *= np.sqrt(share) / _spread(product(reference.channels, channels, CHANNEL_LIMIT))
+    attributes *= np.sqrt(1 - share) / _spread(product(reference.attributes, attributes, ATTRIBUTE_LIMIT))
     linear = np.concatenate([channels, attributes])
-    linear /= _spread(np.concatenate([reference.channels, reference.attributes], axis=1) @ linear)
-    energy = (reference.energy @ pool) ** exponent
+    linear /= _spread(_linear_part(reference, linear))
+    energy = _compressed_energy(reference, pool, exponent)
     gain = np.sqrt(share) / _spread(energy)
-    pairs *= np.sqrt(1 - share) / _spread(reference.conjunctions @ pairs)
-    both = _spread(gain * energy + reference.conjunctions @ pairs)
+    pairs *= np.sqrt(1 - share) / _spread(product(reference.conjunctions, pairs, 1.0))
+    both = _spread(gain * energy + product(reference.conjunctions, pairs, 1.0))
     linear *= np.sqrt(1 - preset.nonlinear_share)
     gain, pairs = (part * np.sqrt(preset.nonlinear_share) / both for part in (gain, pairs))
     return _standardised(linear, pool, exponent, gain, pairs, reference)
@@ -154,13 +155,27 @@ def _standardised(
     linear, pool, exponent, gain, pairs = (part.astype(np.float32) for part in (linear, pool, exponent, gain, pairs))
     raw = Tuning(linear, pool, exponent, gain, pairs, np.zeros(gain.shape, np.float32)).signal(reference)
     scale: Floats = np.reciprocal(_spread(raw))
-    offset = (-raw.mean(axis=0) * scale).astype(np.float32)
+    offset = (-mean(raw) * scale).astype(np.float32)
     return Tuning(linear * scale, pool, exponent, gain * scale, pairs * scale, offset)
 
 
-def _spread(values: Floats) -> Floats:
+def _linear_part(features: ImageFeatures, linear: Floats) -> Floats:
+    """Weighted opponent channels and attributes, ``(N, R)``."""
+    split = features.channels.shape[1]
+    out = product(features.channels, linear[:split], CHANNEL_LIMIT)
+    out += product(features.attributes, linear[split:], ATTRIBUTE_LIMIT)
+    return out
+
+
+def _compressed_energy(features: ImageFeatures, pool: Floats, exponent: Floats) -> Floats:
+    """Pooled Gabor energy through the compressive exponents, ``(N, R)``."""
+    # Rounding leaves no weight negative, so no pooled energy is.
+    return power(product(features.energy, pool, ENERGY_LIMIT), exponent).astype(np.float32)
+
+
+def _spread(values: NDArray[np.floating]) -> Floats:
     """Standard deviation over pictures, kept away from 0."""
-    return np.maximum(values.std(axis=0), 1e-6)
+    return np.maximum(deviation(values), 1e-6).astype(np.float32)
 
 
 def _receptive_field(anatomy: Anatomy, voxels: NDArray[np.int64], cells: int) -> NDArray[np.float64]:
@@ -169,39 +184,40 @@ def _receptive_field(anatomy: Anatomy, voxels: NDArray[np.int64], cells: int) ->
     centre_x, centre_y = (np.clip(field[voxels], -edge, edge) for field in (anatomy.field_x, anatomy.field_y))
     width = np.maximum(anatomy.field_size[voxels], 0.6 * FIELD_OF_VIEW / cells)
     centres = grid_centres(cells)
-    across = np.exp(-((centres[:, None] - centre_x) ** 2) / (2 * width**2))
-    down = np.exp(-((centres[:, None] + centre_y) ** 2) / (2 * width**2))  # rows run downwards
+    across = exp(-((centres[:, None] - centre_x) ** 2) / (2 * width**2))
+    down = exp(-((centres[:, None] + centre_y) ** 2) / (2 * width**2))  # rows run downwards
     field = (down[:, None] * across[None]).reshape(cells * cells, -1)
-    return field / field.sum(axis=0)
+    return field / total(field)
 
 
 def _channel_weights(rng: np.random.Generator, anatomy: Anatomy, voxels: NDArray[np.int64]) -> Floats:
     """Receptive field times a preference for luminance and the two opponent colours, ``(768, R)``."""
     field = _receptive_field(anatomy, voxels, CHANNEL_GRID)
-    preference = rng.normal(size=(CHANNELS, 1, voxels.size))
+    preference = normals(rng, (CHANNELS, 1, voxels.size))
     return (preference * field).reshape(CHANNELS * CHANNEL_GRID**2, -1).astype(np.float32)
 
 
 def _energy_weights(rng: np.random.Generator, anatomy: Anatomy, voxels: NDArray[np.int64]) -> Floats:
     """Receptive field times frequency and orientation tuning, ``(E, R)``; small fields prefer fine detail."""
     field = _receptive_field(anatomy, voxels, ENERGY_GRID)
-    best = np.log2(2.5 / np.sqrt(anatomy.field_size[voxels])) + rng.normal(0, 0.4, voxels.size) + 1.0
-    frequency = np.exp(-((np.log2(np.array(FREQUENCIES))[:, None] - best) ** 2) / 2)
-    preferred = rng.uniform(0, np.pi, voxels.size)
-    orientation = np.exp(1.5 * np.cos(2 * (np.array(ORIENTATIONS)[:, None] - preferred)))
+    octaves = log(2.5 / np.sqrt(anatomy.field_size[voxels])) / log(2)
+    best = octaves + 0.4 * normals(rng, voxels.size) + 1.0
+    frequency = exp(-((log(FREQUENCIES)[:, None] / log(2) - best) ** 2) / 2)
+    preferred = np.pi * rng.random(voxels.size)
+    orientation = exp(1.5 * cos(2 * (np.array(ORIENTATIONS)[:, None] - preferred)))
     weights = frequency[:, None, None] * orientation[None, :, None] * field[None, None]
-    weights /= weights.sum(axis=(0, 1, 2))
-    return weights.reshape(-1, voxels.size).astype(np.float32)
+    weights = weights.reshape(-1, voxels.size)
+    return (weights / total(weights)).astype(np.float32)
 
 
 def _attribute_weights(
     rng: np.random.Generator, anatomy: Anatomy, voxels: NDArray[np.int64], names: tuple[str, ...]
 ) -> Floats:
     """Sparse random weights ``(len(names), R)``, larger for what the voxel's area prefers."""
-    weights = rng.normal(size=(len(names), voxels.size)) * (rng.random((len(names), voxels.size)) < DENSITY)
+    weights = normals(rng, (len(names), voxels.size)) * (rng.random((len(names), voxels.size)) < DENSITY)
     for (roi, areas), wanted in PREFERENCES.items():
         preferred = np.array([any(word in name for word in wanted) for name in names])
         members = anatomy.area(roi, *areas.split())[voxels]
-        gain = np.abs(rng.normal(size=(int(preferred.sum()), int(members.sum())))) * PREFERRED_GAIN
+        gain = np.abs(normals(rng, (int(preferred.sum()), int(members.sum())))) * PREFERRED_GAIN
         weights[np.ix_(preferred, members)] = gain * np.where(rng.random(gain.shape) < 0.5 + DENSITY, 1, -1)
     return weights.astype(np.float32)

@@ -152,11 +152,13 @@ def write_responses(root: Path, design: Design, subject: int, sessions: int, see
     recent, first = _since_showings(order)
     current = np.isfinite(recent) & (recent < (trial - 1) % TRIALS + 1)
     button = np.where(rng.random(order.size) < 0.8, np.where(recent > 0, OLD, NEW), np.where(recent > 0, NEW, OLD))
+    # Whole milliseconds: the last bit of a gamma number depends on the C library.
+    reaction = np.rint(rng.gamma(8.0, 110.0, order.size))
     columns = (
         np.full(order.size, subject), session, slots[:, 1] + 1, _within_runs(slots),
         design.subjectim[subject - 1, order], order + 1,
         session - 0.5 + (slots[:, 1] * 400 + slots[:, 2] * 4) / DAY_S,
-        recent > 0, (button == OLD) == (recent > 0), rng.gamma(8.0, 110.0, order.size), np.zeros(order.size),
+        recent > 0, (button == OLD) == (recent > 0), reaction, np.zeros(order.size),
         recent, first, current, (button == OLD) == current, button == NEW, button == OLD, button, np.zeros(order.size),
     )  # fmt: skip
     with aside(root / layout.responses(subject)) as path:

@@ -10,6 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.simulate.elementary import exp, sin
+from bench.data.simulate.exact import interpolate
 from bench.data.simulate.scenes.attributes import Scene, SceneObject
 from bench.data.simulate.scenes.shapes import PAINTS, SHAPES, Plane, signed_distance
 
@@ -133,12 +135,12 @@ def _sky(scene: Scene, x: Plane, y: Plane) -> Plane:
     top, low = (np.array(colour, np.float32)[:, None, None] for colour in SKY_RGB[scene.light])
     sky = top + (low - top) * np.minimum(y / scene.horizon, 1.0)
     if scene.light == "overcast":
-        return sky + 0.05 * np.sin(2 * np.pi * (2 * x + _phases(scene, 1)[0] + 3 * y)).astype(np.float32)
+        return sky + 0.05 * sin(2 * np.pi * (2 * x + _phases(scene, 1)[0] + 3 * y)).astype(np.float32)
     height = scene.horizon * (0.8 if scene.light == "sunset" else 0.35)
     square = (x - scene.sun_x) ** 2 + (y - height) ** 2
     sun = np.array((0.9, 0.92, 1.0) if scene.light == "night" else (1.0, 0.95, 0.6), np.float32)[:, None, None]
     disc = np.clip(0.5 + (0.07 - np.sqrt(square)) * y.shape[0] / 2.0, 0.0, 1.0)
-    return sky + np.maximum(disc, 0.45 * np.exp(-square / 0.04)) * (sun - sky)
+    return sky + np.maximum(disc, 0.45 * exp(-square / 0.04).astype(np.float32)) * (sun - sky)
 
 
 def _wall(scene: Scene, x: Plane, y: Plane) -> Plane:
@@ -155,7 +157,7 @@ def _skyline_mask(scene: Scene, x: Plane, y: Plane, edge: Plane) -> Plane:
     heights = 0.10 + 0.28 * _phases(scene, 7)
     walls = np.linspace(0, 1, 8)
     knots = np.sort(np.concatenate([walls[:-1] + 0.008, walls[1:] - 0.008]))
-    profile = np.interp(x[0], knots, np.repeat(heights, 2)).astype(np.float32)
+    profile = interpolate(x[0], knots, np.repeat(heights, 2)).astype(np.float32)
     return np.clip(0.5 + (y - (edge - profile[None, :])) * y.shape[0] / 1.5, 0.0, 1.0)
 
 
@@ -163,8 +165,8 @@ def _ground(scene: Scene, x: Plane, y: Plane) -> Plane:
     """Ground that brightens towards the viewer, with a gentle texture."""
     across, down, amplitude = TEXTURE[scene.setting]
     first, second, third = _phases(scene, 3) * (2 * np.pi)
-    wave = np.sin(2 * np.pi * across * x + first + 1.5 * np.sin(2 * np.pi * y + third))
-    texture = amplitude * wave * np.sin(2 * np.pi * down * y + second)
+    wave = sin(2 * np.pi * across * x + first + 1.5 * sin(2 * np.pi * y + third))
+    texture = amplitude * wave * sin(2 * np.pi * down * y + second)
     shade = 0.80 + 0.35 * np.maximum(y - scene.horizon, 0.0) / (1.0 - scene.horizon)
     return _lit(scene, GROUND_RGB[scene.setting]) * (shade + texture.astype(np.float32))
 

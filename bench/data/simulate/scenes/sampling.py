@@ -115,6 +115,6 @@ def _place(
     if not placed:
         return float(xs[0]), float(ys[0])
     others = np.array([(thing.x, thing.y) for thing in placed])
-    gaps = np.hypot(xs[:, None] - others[None, :, 0], ys[:, None] - others[None, :, 1]).min(axis=1)
+    gaps = (np.square(xs[:, None] - others[:, 0]) + np.square(ys[:, None] - others[:, 1])).min(axis=1)
     best = int(gaps.argmax())
     return float(xs[best]), float(ys[best])

@@ -136,7 +136,7 @@ def signed_distance(part: Part, x: Plane, y: Plane) -> Plane:
         return np.maximum(np.abs(u) - part.rx, np.abs(v) - part.ry)
     if part.form == "triangle":
         slope = 2.0 * part.ry / part.rx
-        side = (np.abs(u) * slope - (v + part.ry)) / math.hypot(slope, 1.0)
+        side = (np.abs(u) * slope - (v + part.ry)) / math.sqrt(slope * slope + 1.0)
         return np.maximum(side, v - part.ry)
     if part.form == "hull":
         return np.maximum((np.abs(u) + 0.6 * (v + part.ry) - part.rx) * 0.86, np.abs(v) - part.ry)
