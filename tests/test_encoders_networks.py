@@ -229,9 +229,9 @@ def test_seed_changes_the_fit(data):
 def test_checkpoint_of_another_fit_is_refused(data, tmp_path):
     fit(data, checkpoint_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [PROGRESS]
-    with pytest.raises(ValueError, match="was left by another fit"):
+    with pytest.raises(ValueError, match=r"was left by another fit: options .* there, .*'learning_rate': 0\.5.* here$"):
         fit(data, {"learning_rate": 0.5}, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="was left by another fit"):
+    with pytest.raises(ValueError, match=r"was left by another fit: subjects .* there, .* here; parameters"):
         fit({1: data[1]}, checkpoint_dir=tmp_path)
 
 
@@ -283,12 +283,14 @@ def test_targets_and_validation_voxels_must_be_finite(data):
     ("options", "message"),
     [
         (lambda: BraidMlpOptions(epochs=0), "epochs is 0"),
-        (lambda: BraidMlpOptions(hidden=()), r"hidden is \(\)"),
+        (lambda: BraidMlpOptions(hidden=()), r"hidden is \(\); it must be at least one number"),
         (lambda: BraidMlpOptions(dropout=1.0), "dropout is 1.0"),
         (lambda: BraidMlpOptions(optimiser="sgd"), "optimiser is 'sgd'; allowed: adam, adamw"),
-        (lambda: BraidMlpOptions(patience=-1), "patience is -1; it must not be negative"),
+        (lambda: BraidMlpOptions(optimiser="Adamw"), r"is 'Adamw'; did you mean 'adamw'\? allowed: adam, adamw"),
+        (lambda: BraidMlpOptions(learning_rate=math.nan), "learning_rate is nan; it must be greater than 0"),
+        (lambda: BraidMlpOptions(patience=-1), "patience is -1; it must be at least 0"),
         (lambda: BraidMlpOptions(schedule="step"), "allowed: constant, cosine"),
-        (lambda: BraidConv1dOptions(kernels=(8, 5, 3)), "must be odd"),
+        (lambda: BraidConv1dOptions(kernels=(8, 5, 3)), r"kernels is \(8, 5, 3\); it must be odd"),
         (lambda: BraidConv1dOptions(strides=(1, 1)), "one entry for each convolution"),
         (lambda: BraidTransformerOptions(width=30), "multiple of 4 heads"),
         (lambda: BraidTransformerOptions(pad="mirror"), "allowed: wrap, zero"),
