@@ -49,7 +49,7 @@ def count(module: nn.Module) -> int:
 def test_mlp_of_the_published_size_has_the_published_parameters():
     options = BraidMlpOptions(learning_rate=1e-4, weight_decay=0, optimiser="adam", batch_size=512, epochs=200)
     with torch.device("meta"):
-        network = BraidMlp(options).build({1: 4657}, [Head("latent", (4, 64, 64))])
+        network = BraidMlp.network({1: 4657}, [Head("latent", (4, 64, 64))], options)
     layers = [4657 * 2048 + 2048, 2 * 2048, 2048 * 4096 + 4096, 2 * 4096, 4096 * 16384 + 16384]
     assert count(network) == sum(layers)
 
@@ -59,7 +59,7 @@ def test_conv1d_of_the_published_size_has_the_published_parameters():
         channels=(32, 64, 128), kernels=(9, 5, 3), strides=(1, 1, 1), positions=64, hidden=4096, optimiser="adam"
     )
     with torch.device("meta"):
-        network = BraidConv1d(options).build({1: 4984}, [Head("latent", (4, 64, 64))])
+        network = BraidConv1d.network({1: 4984}, [Head("latent", (4, 64, 64))], options)
     convolutions = [32 * 9 + 32, 32 * 64 * 5 + 64, 64 * 128 * 3 + 128]
     assert count(network) == sum(convolutions) + 2 * (32 + 64 + 128) + 8192 * 4096 + 4096 + 4096 * 16384 + 16384
 
@@ -69,7 +69,7 @@ def test_transformer_of_the_published_size_has_the_published_parameters():
         patch=89, pad="zero", positions=False, width=256, depth=4, attention_heads=8, feedforward=2048, hidden=2048
     )
     with torch.device("meta"):
-        network = BraidTransformer(options).build({1: 4657}, [Head("latent", (4, 64, 64))])
+        network = BraidTransformer.network({1: 4657}, [Head("latent", (4, 64, 64))], options)
     layer = 4 * (256 * 256 + 256) + 256 * 2048 + 2048 + 2048 * 256 + 256 + 4 * 256
     ends = 89 * 256 + 256 + 256 + 256 * 2048 + 2048 + 2048 * 16384 + 16384
     assert count(network) == 4 * layer + ends
@@ -96,7 +96,7 @@ def test_positions_tell_patches_apart():
     def spread(positions: bool) -> float:
         options = BraidTransformerOptions(patch=5, positions=positions, width=8, depth=1, attention_heads=2, hidden=8)
         torch.manual_seed(0)
-        network = BraidTransformer(options).build({1: 10}, HEADS).eval()
+        network = BraidTransformer.network({1: 10}, HEADS, options).eval()
         voxels = torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
         swapped = torch.cat([voxels[:, 5:], voxels[:, :5]], dim=1)
         return float((network(voxels, 1)["z"] - network(swapped, 1)["z"]).abs().max())
