@@ -14,13 +14,15 @@ import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
 
 Role = Literal["train", "validation", "unlabelled"]
 """What a fit may see. The test split has no role here: no encoder can ask for it."""
+Runs = Mapping[str, tuple[int, int]]
+"""For each head that is wanted the first and one past the last of its flattened targets."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +112,15 @@ class SubjectData(Protocol):
         Bench refuses what is not an expression, and unknown atlases and labels, with its own error.
         """
 
-    def batches(
-        self,
-        role: Role,
-        seed: int,
-        size: int | None = None,
-        runs: Mapping[str, tuple[int, int]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, role: Role, seed: int, size: int | None = None, runs: Runs | None = None) -> Iterator[Batch]:
         """Yield the trials of a role once.
 
         Args:
             role: Which trials.
             seed: Same seed, same order, whatever the number of workers. Negative: the shards' own order.
             size: Trials a batch; None gives bench's choice of large blocks, for encoders that only sum.
-            runs: For each head that is wanted the first and one past the last of its flattened targets: batches then
-                hold `(B, stop - start)` targets of these heads and of no other, so that 91,168 targets need never be
-                read at once. None gives every head whole.
+            runs: Batches then hold `(B, stop - start)` targets of these heads and of no other, so that 91,168 targets
+                need never be read at once. None gives every head whole.
         """
 
 
@@ -191,8 +186,8 @@ class Runtime:
 class Encoder(abc.ABC):
     """Maps voxels to the targets of its heads.
 
-    A module in this folder holds one public subclass. Its file name is its name in recipes (`braid_mlp.py` is
-    `braid-mlp`). `Options` is a frozen dataclass; recipes may set its fields and nothing else.
+    A module or package in this folder holds one public subclass, named in recipes as the file is; see `name`.
+    `Options` is a frozen dataclass; recipes may set its fields and nothing else.
     """
 
     version: ClassVar[int]
@@ -206,6 +201,11 @@ class Encoder(abc.ABC):
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each subclass names its own Options
         self.options = options
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the encoder's name in recipes, that of its file or package: `braid_mlp.py` is `braid-mlp`."""
+        return cls.__module__.removeprefix("encoders.").partition(".")[0].replace("_", "-")
 
     def precompute(self, data: Mapping[int, SubjectData], heads: Sequence[Head]) -> Mapping[str, np.ndarray]:
         """Return arrays that depend on voxels, stimuli and `precompute_options` alone (Gram factorisations, graphs).
@@ -250,7 +250,7 @@ class Encoder(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def load(cls, options: Any, directory: Path) -> Encoder:  # noqa: ANN401 - see __init__
+    def load(cls, options: Any, directory: Path) -> Self:  # noqa: ANN401 - see __init__
         """Return the encoder that was saved.
 
         Raises:

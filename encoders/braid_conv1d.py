@@ -19,10 +19,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from encoders._descent.network import HeadLayers, NetworkFit
+from encoders._descent.network import HeadLayers, HeadNetwork, NetworkEncoder
 from encoders._descent.training import TrainingOptions
-from encoders._shared.checks import check_positive
-from encoders.base import Encoder, Head
+from encoders._shared.checks import check_numbers, check_positive
+from encoders.base import Head
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,13 @@ class BraidConv1dOptions(TrainingOptions):
                 f"options channels {self.channels}, kernels {self.kernels} and strides {self.strides} must have one "
                 "entry for each convolution"
             )
-        if any(kernel % 2 == 0 for kernel in self.kernels):
-            raise ValueError(f"option kernels is {self.kernels}; kernel widths must be odd, so that none is off centre")
+        check_numbers(self, ("kernels",), lambda width: width % 2 == 1, "odd, so that no kernel is off centre")
 
 
-class _Convolutions(nn.Module):
+class _Convolutions(HeadNetwork):
     """Shared convolutions, a dense layer for each subject, an output layer for each head."""
 
-    def __init__(self, subjects: Sequence[int], heads: Sequence[Head], options: BraidConv1dOptions) -> None:
+    def __init__(self, n_voxels: Mapping[int, int], heads: Sequence[Head], options: BraidConv1dOptions) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
@@ -71,26 +70,18 @@ class _Convolutions(nn.Module):
         # Pooling to a fixed length is what lets subjects with other voxel counts share all that follows.
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(options.positions), nn.Flatten())
         width = before * options.positions
-        self.dense = nn.ModuleDict({str(subject): nn.Linear(width, options.hidden) for subject in subjects})
+        self.dense = nn.ModuleDict({str(subject): nn.Linear(width, options.hidden) for subject in n_voxels})
         self.outputs = HeadLayers(options.hidden, heads)
 
-    def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
-        """Return `{head: (B, D)}` from `(B, V)`."""
+    def features(self, voxels: torch.Tensor, subject: str) -> torch.Tensor:
+        """Return the dense layer of the subject; see `HeadNetwork.features`."""
         # One input channel: the voxel axis is the picture.
-        features = self.convolutions(voxels[:, None])
-        outputs: dict[str, torch.Tensor] = self.outputs(torch.relu(self.dense[str(subject)](features)))
-        return outputs
+        return torch.relu(self.dense[subject](self.convolutions(voxels[:, None])))
 
 
-class BraidConv1d(NetworkFit, Encoder):
+class BraidConv1d(NetworkEncoder):
     """BRAID's 1-D convolutional network for any number of heads and subjects."""
 
     version = 1
-    name = "braid-conv1d"
     Options: ClassVar[type] = BraidConv1dOptions
-
-    options: BraidConv1dOptions
-
-    def build(self, n_voxels: Mapping[int, int], heads: Sequence[Head]) -> nn.Module:
-        """Return the convolutional network; see `NetworkFit.build`."""
-        return _Convolutions(list(n_voxels), heads, self.options)
+    network = _Convolutions

@@ -17,10 +17,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from encoders._descent.network import HeadLayers, NetworkFit
+from encoders._descent.network import HeadLayers, HeadNetwork, NetworkEncoder
 from encoders._descent.training import TrainingOptions
-from encoders._shared.checks import check_positive
-from encoders.base import Encoder, Head
+from encoders._shared.checks import check_numbers, check_positive
+from encoders.base import Head
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,10 @@ class BraidMlpOptions(TrainingOptions):
         """Refuse values outside their range."""
         super().__post_init__()
         check_positive(self, ("hidden",))
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"option dropout is {self.dropout}; it must be at least 0 and below 1")
+        check_numbers(self, ("dropout",), lambda share: 0 <= share < 1, "at least 0 and below 1")
 
 
-class _Perceptron(nn.Module):
+class _Perceptron(HeadNetwork):
     """First layers for each subject, shared hidden layers, an output layer for each head."""
 
     def __init__(self, n_voxels: Mapping[int, int], heads: Sequence[Head], options: BraidMlpOptions) -> None:
@@ -60,21 +59,15 @@ class _Perceptron(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.outputs = HeadLayers(widths[-1], heads)
 
-    def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
-        """Return `{head: (B, D)}` from `(B, V)`."""
-        features: dict[str, torch.Tensor] = self.outputs(self.trunk(self.first[str(subject)](voxels)))
-        return features
+    def features(self, voxels: torch.Tensor, subject: str) -> torch.Tensor:
+        """Return the last hidden layer; see `HeadNetwork.features`."""
+        hidden: torch.Tensor = self.trunk(self.first[subject](voxels))
+        return hidden
 
 
-class BraidMlp(NetworkFit, Encoder):
+class BraidMlp(NetworkEncoder):
     """BRAID's MLP for any number of heads and subjects."""
 
     version = 1
-    name = "braid-mlp"
     Options: ClassVar[type] = BraidMlpOptions
-
-    options: BraidMlpOptions
-
-    def build(self, n_voxels: Mapping[int, int], heads: Sequence[Head]) -> nn.Module:
-        """Return the perceptron; see `NetworkFit.build`."""
-        return _Perceptron(n_voxels, heads, self.options)
+    network = _Perceptron

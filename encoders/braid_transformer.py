@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from encoders._descent.network import HeadLayers, NetworkFit
+from encoders._descent.network import HeadLayers, HeadNetwork, NetworkEncoder
 from encoders._descent.training import TrainingOptions
-from encoders._shared.checks import check_choice, check_positive
-from encoders.base import Encoder, Head
+from encoders._shared.checks import check_numbers, check_positive
+from encoders.base import Head
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,9 @@ class BraidTransformerOptions(TrainingOptions):
         """Refuse values outside their range."""
         super().__post_init__()
         check_positive(self, ("patch", "width", "depth", "attention_heads", "feedforward", "hidden"))
-        check_choice(self, "pad", ("wrap", "zero"))
         if self.width % self.attention_heads:
             raise ValueError(f"option width is {self.width}; it must be a multiple of {self.attention_heads} heads")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"option dropout is {self.dropout}; it must be at least 0 and below 1")
+        check_numbers(self, ("dropout",), lambda share: 0 <= share < 1, "at least 0 and below 1")
 
 
 class _Patches(nn.Module):
@@ -89,7 +87,7 @@ class _Patches(nn.Module):
         return tokens if self.positions is None else tokens + self.positions
 
 
-class _Transformer(nn.Module):
+class _Transformer(HeadNetwork):
     """Patches for each subject, shared transformer layers, an output layer for each head."""
 
     def __init__(self, n_voxels: Mapping[int, int], heads: Sequence[Head], options: BraidTransformerOptions) -> None:
@@ -104,25 +102,18 @@ class _Transformer(nn.Module):
         self.hidden = nn.Linear(options.width, options.hidden)
         self.outputs = HeadLayers(options.hidden, heads)
 
-    def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
-        """Return `{head: (B, D)}` from `(B, V)`."""
-        tokens = self.patches[str(subject)](voxels)
+    def features(self, voxels: torch.Tensor, subject: str) -> torch.Tensor:
+        """Return the hidden layer over the class token; see `HeadNetwork.features`."""
+        tokens = self.patches[subject](voxels)
         # Under autocast tokens are bfloat16 while the parameter stays float32.
         summary = self.summary.to(tokens.dtype).expand(len(tokens), -1, -1)
         states = self.layers(torch.cat([summary, tokens], dim=1))
-        outputs: dict[str, torch.Tensor] = self.outputs(torch.relu(self.hidden(states[:, 0])))
-        return outputs
+        return torch.relu(self.hidden(states[:, 0]))
 
 
-class BraidTransformer(NetworkFit, Encoder):
+class BraidTransformer(NetworkEncoder):
     """BRAID's transformer for any number of heads and subjects."""
 
     version = 1
-    name = "braid-transformer"
     Options: ClassVar[type] = BraidTransformerOptions
-
-    options: BraidTransformerOptions
-
-    def build(self, n_voxels: Mapping[int, int], heads: Sequence[Head]) -> nn.Module:
-        """Return the transformer; see `NetworkFit.build`."""
-        return _Transformer(n_voxels, heads, self.options)
+    network = _Transformer

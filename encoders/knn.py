@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
-from encoders._shared.checks import check_alone, check_fit, check_positive, check_voxels
+from encoders._shared.checks import check_alone, check_fit, check_positive, check_voxels, require_fitted
 from encoders._shared.correlation import validation_correlation
 from encoders._shared.moments import RunningMoments, require_finite
-from encoders._shared.state import read_state, write_state
+from encoders._shared.state import below, read_state, write_state
 from encoders.base import Block, Encoder, Head, Runtime, SubjectData
 
 
@@ -67,7 +67,7 @@ class Knn(Encoder):
 
     def fit(self, data: Mapping[int, SubjectData], heads: Sequence[Head], runtime: Runtime) -> None:
         """Remember the training trials; see `Encoder.fit`."""
-        check_alone("knn", runtime)
+        check_alone(self.name(), runtime)
         check_fit(data, heads)
         self._heads = list(heads)
         self._memory = {subject: self._remember(trials) for subject, trials in data.items()}
@@ -88,7 +88,7 @@ class Knn(Encoder):
         together = torch.cat(voxels)
         mean, scale = torch.zeros(together.shape[1]), torch.ones(together.shape[1])
         if self.options.standardise_voxels:
-            mean, scale = moments.mean.float().cpu(), moments.scale().float().cpu()
+            mean, scale = moments.mean.float().cpu(), moments.scale.float().cpu()
         kept = {name: torch.cat(values) for name, values in targets.items()}
         return _Memory(mean, scale, (together - mean) / scale, kept)
 
@@ -119,37 +119,29 @@ class Knn(Encoder):
 
     def save(self, directory: Path) -> None:
         """Write the remembered trials; see `Encoder.save`."""
-        if not self._memory:
-            raise ValueError("this knn was not fitted; fit or load it first")
         tensors: dict[str, torch.Tensor] = {}
-        for subject, memory in self._memory.items():
+        for subject, memory in require_fitted(self._memory or None, self.name()).items():
             tensors |= {f"{subject}/mean": memory.mean, f"{subject}/scale": memory.scale}
             tensors[f"{subject}/voxels"] = memory.voxels
             tensors |= {f"{subject}/targets/{name}": values for name, values in memory.targets.items()}
-        write_state(directory, "knn", {"subjects": sorted(self._memory)}, self._heads, tensors)
+        write_state(directory, self.name(), {"subjects": sorted(self._memory)}, self._heads, tensors)
 
     @classmethod
-    def load(cls, options: KnnOptions, directory: Path) -> Knn:
+    def load(cls, options: KnnOptions, directory: Path) -> Self:
         """Return the encoder that was saved; see `Encoder.load`."""
-        facts, heads, tensors = read_state(directory, "knn")
+        facts, heads, tensors = read_state(directory, cls.name())
         knn = cls(options)
         knn._heads = heads
         for subject in facts["subjects"]:
-            targets = {head.name: tensors[f"{subject}/targets/{head.name}"] for head in heads}
-            mean, scale = tensors[f"{subject}/mean"], tensors[f"{subject}/scale"]
-            knn._memory[subject] = _Memory(mean, scale, tensors[f"{subject}/voxels"], targets)
+            part = below(tensors, f"{subject}/")
+            knn._memory[subject] = _Memory(part["mean"], part["scale"], part["voxels"], below(part, "targets/"))
         return knn
 
     @property
     def n_parameters(self) -> int:
         """Remembered scalars: voxels, their statistics and targets of every training trial."""
-        return sum(
-            memory.mean.numel()
-            + memory.scale.numel()
-            + memory.voxels.numel()
-            + sum(values.numel() for values in memory.targets.values())
-            for memory in self._memory.values()
-        )
+        kept = [(each.mean, each.scale, each.voxels, *each.targets.values()) for each in self._memory.values()]
+        return sum(part.numel() for parts in kept for part in parts)
 
 
 def _unit_rows(values: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from encoders.base import Batch, Head, Role
+from encoders.base import Batch, Head, Role, Runs
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,7 @@ class FakeSubject:
     def columns(self, roi: str) -> np.ndarray:
         return self.rois[roi]
 
-    def batches(
-        self,
-        role: Role,
-        seed: int,
-        size: int | None = None,
-        runs: Mapping[str, tuple[int, int]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, role: Role, seed: int, size: int | None = None, runs: Runs | None = None) -> Iterator[Batch]:
         if role not in self.roles:
             return
         trials = self.roles[role]

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake_subjects import FakeSubject, Trials, linear_subject
 
-import encoders
+from bench.core import registry
 from encoders._shared.correlation import mean_target_correlation
 from encoders.base import Encoder, Head, Runtime, assemble
 
-FOLDER = Path(encoders.__file__).parent
+ENCODERS = registry.found("encoder")
 COUNTS = {"train": 240, "validation": 60, "unlabelled": 100}
 HEADS = [Head("z", (2, 3, 3)), Head("c", (5,))]
-
-
-def find_encoders() -> dict[str, type[Encoder]]:
-    """A module is an encoder iff it defines a public subclass of Encoder."""
-    found = {}
-    for path in sorted(FOLDER.glob("*.py")):
-        module = importlib.import_module(f"encoders.{path.stem}")
-        classes = [
-            thing
-            for name, thing in vars(module).items()
-            if inspect.isclass(thing)
-            and issubclass(thing, Encoder)
-            and thing is not Encoder
-            and thing.__module__ == module.__name__
-            and not name.startswith("_")
-        ]
-        assert len(classes) <= 1, f"{path} defines {classes}; one file is one encoder"
-        if classes:
-            found[path.stem.replace("_", "-")] = classes[0]
-    return found
-
-
-ENCODERS = find_encoders()
 
 
 def small_options(kind: type[Encoder]):
@@ -102,8 +76,13 @@ def fitted(kind, data, reports) -> Encoder:
     return fit(kind, data, report=lambda step, metrics: reports.append((step, dict(metrics))))
 
 
-def test_folder_holds_the_encoders():
+def test_folder_holds_the_encoders_files_and_packages():
     assert {"ridge", "braid-mlp", "braid-conv1d", "braid-transformer", "knn"} <= set(ENCODERS)
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_an_encoder_knows_the_name_it_is_found_by(name):
+    assert ENCODERS[name].name() == name
 
 
 def test_options_are_a_frozen_dataclass_with_defaults(kind):

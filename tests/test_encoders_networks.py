@@ -49,7 +49,7 @@ def count(module: nn.Module) -> int:
 def test_mlp_of_the_published_size_has_the_published_parameters():
     options = BraidMlpOptions(learning_rate=1e-4, weight_decay=0, optimiser="adam", batch_size=512, epochs=200)
     with torch.device("meta"):
-        network = BraidMlp(options).build({1: 4657}, [Head("latent", (4, 64, 64))])
+        network = BraidMlp.network({1: 4657}, [Head("latent", (4, 64, 64))], options)
     layers = [4657 * 2048 + 2048, 2 * 2048, 2048 * 4096 + 4096, 2 * 4096, 4096 * 16384 + 16384]
     assert count(network) == sum(layers)
 
@@ -59,7 +59,7 @@ def test_conv1d_of_the_published_size_has_the_published_parameters():
         channels=(32, 64, 128), kernels=(9, 5, 3), strides=(1, 1, 1), positions=64, hidden=4096, optimiser="adam"
     )
     with torch.device("meta"):
-        network = BraidConv1d(options).build({1: 4984}, [Head("latent", (4, 64, 64))])
+        network = BraidConv1d.network({1: 4984}, [Head("latent", (4, 64, 64))], options)
     convolutions = [32 * 9 + 32, 32 * 64 * 5 + 64, 64 * 128 * 3 + 128]
     assert count(network) == sum(convolutions) + 2 * (32 + 64 + 128) + 8192 * 4096 + 4096 + 4096 * 16384 + 16384
 
@@ -69,7 +69,7 @@ def test_transformer_of_the_published_size_has_the_published_parameters():
         patch=89, pad="zero", positions=False, width=256, depth=4, attention_heads=8, feedforward=2048, hidden=2048
     )
     with torch.device("meta"):
-        network = BraidTransformer(options).build({1: 4657}, [Head("latent", (4, 64, 64))])
+        network = BraidTransformer.network({1: 4657}, [Head("latent", (4, 64, 64))], options)
     layer = 4 * (256 * 256 + 256) + 256 * 2048 + 2048 + 2048 * 256 + 256 + 4 * 256
     ends = 89 * 256 + 256 + 256 + 256 * 2048 + 2048 + 2048 * 16384 + 16384
     assert count(network) == 4 * layer + ends
@@ -96,7 +96,7 @@ def test_positions_tell_patches_apart():
     def spread(positions: bool) -> float:
         options = BraidTransformerOptions(patch=5, positions=positions, width=8, depth=1, attention_heads=2, hidden=8)
         torch.manual_seed(0)
-        network = BraidTransformer(options).build({1: 10}, HEADS).eval()
+        network = BraidTransformer.network({1: 10}, HEADS, options).eval()
         voxels = torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
         swapped = torch.cat([voxels[:, 5:], voxels[:, :5]], dim=1)
         return float((network(voxels, 1)["z"] - network(swapped, 1)["z"]).abs().max())
@@ -229,9 +229,9 @@ def test_seed_changes_the_fit(data):
 def test_checkpoint_of_another_fit_is_refused(data, tmp_path):
     fit(data, checkpoint_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [PROGRESS]
-    with pytest.raises(ValueError, match="was left by another fit"):
+    with pytest.raises(ValueError, match=r"was left by another fit: options .* there, .*'learning_rate': 0\.5.* here$"):
         fit(data, {"learning_rate": 0.5}, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="was left by another fit"):
+    with pytest.raises(ValueError, match=r"was left by another fit: subjects .* there, .* here; parameters"):
         fit({1: data[1]}, checkpoint_dir=tmp_path)
 
 
@@ -283,12 +283,14 @@ def test_targets_and_validation_voxels_must_be_finite(data):
     ("options", "message"),
     [
         (lambda: BraidMlpOptions(epochs=0), "epochs is 0"),
-        (lambda: BraidMlpOptions(hidden=()), r"hidden is \(\)"),
+        (lambda: BraidMlpOptions(hidden=()), r"hidden is \(\); it must be at least one number"),
         (lambda: BraidMlpOptions(dropout=1.0), "dropout is 1.0"),
         (lambda: BraidMlpOptions(optimiser="sgd"), "optimiser is 'sgd'; allowed: adam, adamw"),
-        (lambda: BraidMlpOptions(patience=-1), "patience is -1; it must not be negative"),
+        (lambda: BraidMlpOptions(optimiser="Adamw"), r"is 'Adamw'; did you mean 'adamw'\? allowed: adam, adamw"),
+        (lambda: BraidMlpOptions(learning_rate=math.nan), "learning_rate is nan; it must be greater than 0"),
+        (lambda: BraidMlpOptions(patience=-1), "patience is -1; it must be at least 0"),
         (lambda: BraidMlpOptions(schedule="step"), "allowed: constant, cosine"),
-        (lambda: BraidConv1dOptions(kernels=(8, 5, 3)), "must be odd"),
+        (lambda: BraidConv1dOptions(kernels=(8, 5, 3)), r"kernels is \(8, 5, 3\); it must be odd"),
         (lambda: BraidConv1dOptions(strides=(1, 1)), "one entry for each convolution"),
         (lambda: BraidTransformerOptions(width=30), "multiple of 4 heads"),
         (lambda: BraidTransformerOptions(pad="mirror"), "allowed: wrap, zero"),

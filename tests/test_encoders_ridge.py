@@ -15,10 +15,10 @@ from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from encoders._shared.training_rows import pieces_of
 from encoders.base import Head, Runtime, assemble
-from encoders.ridge.encoder import Ridge, RidgeOptions
-from encoders.ridge.penalties import best_rows, choose, folds_by_stimulus, gcv_errors, kfold_errors, loo_errors
+from encoders.ridge import Ridge, RidgeOptions
+from encoders.ridge.penalties import best_rows, folds_by_stimulus, gcv_errors, kfold_errors, loo_errors
+from encoders.ridge.rows import pieces_of
 
 HEADS = [Head("z", (3, 4)), Head("c", (7,))]
 ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -267,11 +267,14 @@ def test_published_alphas_are_given_by_head():
 
 
 def test_constant_targets_get_the_largest_alpha():
-    errors = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
-    variance = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert choose(errors, variance, (3.0, 9.0), "per-target").tolist() == [3.0, 9.0]
-    assert choose(errors, variance, (3.0, 9.0), "global").tolist() == [3.0, 3.0]
-    assert choose(errors, 0 * variance, (3.0, 9.0), "global").tolist() == [9.0, 9.0]
+    heads = [Head("half", (2,)), Head("none", (2,))]
+    subject = make(40, heads=heads, noise=0.0)
+    for head, varying in zip(heads, (1, 0), strict=True):
+        subject.roles["train"].targets[head.name][:, varying:] = 4.7
+    for scope, half in (("per-target", [3.0, 9.0]), ("global", [3.0, 3.0])):
+        ridge = fit(subject, heads, alphas=(3.0, 9.0), scope=scope)
+        assert ridge.alphas("half", 2).tolist() == half
+        assert ridge.alphas("none", 2).tolist() == [9.0, 9.0]
 
 
 def test_folds_keep_the_repeats_of_a_stimulus_together():
@@ -381,7 +384,7 @@ def test_saving_to_another_file_system_copies(tmp_path, monkeypatch):
         ({"alphas": ()}, r"alphas is \(\)"),
         ({"alphas": (1.0, 0.0)}, "must be greater than 0"),
         ({"block": 0}, "block is 0"),
-        ({"select": "cv"}, "select is 'cv'; allowed: gcv, loo, kfold, validation"),
+        ({"select": "cv"}, "select is 'cv'; did you mean 'gcv'\\? allowed: gcv, loo, kfold, validation"),
         ({"scope": "head"}, "allowed: global, per-target"),
         ({"form": "both"}, "allowed: auto, primal, dual"),
         ({"precision": "half"}, "allowed: float64, float32"),

@@ -14,8 +14,8 @@ from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.model_selection import PredefinedSplit
 
 from encoders.base import Head, Runtime, assemble
+from encoders.ridge import Ridge, RidgeOptions
 from encoders.ridge.bands import ELSEWHERE, Bands, bands_of
-from encoders.ridge.encoder import Ridge, RidgeOptions
 from encoders.ridge.penalties import folds_by_stimulus
 
 HEADS = [Head("z", (3, 4)), Head("c", (7,))]

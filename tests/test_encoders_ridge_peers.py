@@ -24,7 +24,7 @@ from bench.fitting.plan import plan_stage
 from bench.fitting.trial import loaded_encoder, run_fit
 from bench.recipes.base import HeadSpec, Stage
 from encoders.base import Head, Runtime, assemble
-from encoders.ridge.encoder import Ridge, RidgeOptions
+from encoders.ridge import Ridge, RidgeOptions
 from encoders.ridge.penalties import folds_by_stimulus
 
 ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)

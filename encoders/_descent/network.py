@@ -12,10 +12,10 @@ from torch import nn
 
 from encoders._descent.target_scaling import TargetScaling
 from encoders._descent.training import Trainer, TrainingOptions, seeded
-from encoders._shared.checks import check_fit, check_voxels
-from encoders._shared.state import TENSORS, read_state, write_state
-from encoders._shared.training_rows import columns_key
-from encoders.base import Block, Head, Runtime, SubjectData
+from encoders._shared.checks import check_fit, check_voxels, require_fitted
+from encoders._shared.columns import group_by_columns
+from encoders._shared.state import TENSORS, below, read_state, write_state
+from encoders.base import Block, Encoder, Head, Runtime, SubjectData
 
 _ROWS = 512
 """Rows a forward pass of `predict`, so that its memory does not grow with the number of trials."""
@@ -40,6 +40,24 @@ class HeadLayers(nn.Module):
         return {name: layer(features) for name, layer in zip(self.names, self.layers, strict=True)}
 
 
+class HeadNetwork(nn.Module, abc.ABC):
+    """A trunk from voxels to features, and an output layer for each head.
+
+    `outputs` comes last in a subclass' `__init__`: parameters are drawn in the order in which they are made.
+    """
+
+    outputs: HeadLayers
+
+    @abc.abstractmethod
+    def features(self, voxels: torch.Tensor, subject: str) -> torch.Tensor:
+        """Return `(B, width)` from `(B, V)`; a subject is named in text, as the keys of `ModuleDict` are."""
+
+    def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
+        """Return `{head: (B, D)}` from `(B, V)` voxels of a subject."""
+        outputs: dict[str, torch.Tensor] = self.outputs(self.features(voxels, str(subject)))
+        return outputs
+
+
 class VoxelNetwork(nn.Module):
     """One member network for each distinct choice of voxel columns: heads with the same ROI share a trunk."""
 
@@ -51,11 +69,8 @@ class VoxelNetwork(nn.Module):
             heads: What to predict.
         """
         super().__init__()
-        groups: dict[tuple[str, ...], list[Head]] = {}
-        for head in heads:
-            # The key spans all subjects: heads share a trunk only where they see the same voxels in everyone.
-            groups.setdefault(tuple(columns_key(head, subject) for subject in subjects), []).append(head)
-        self.groups = list(groups.values())
+        groups = group_by_columns(heads, subjects).values()
+        self.groups = [[head for _, head in group] for group in groups]
         self.members = nn.ModuleList()
 
     def forward(self, voxels: torch.Tensor, subject: int) -> dict[str, torch.Tensor]:
@@ -66,35 +81,21 @@ class VoxelNetwork(nn.Module):
         return outputs
 
 
-class NetworkFit(abc.ABC):
-    """Fit, prediction and files of an encoder whose state is one network and the scaling of its targets.
+class NetworkEncoder(Encoder):
+    """An encoder whose state is one network and the scaling of its targets: its fit, prediction and files."""
 
-    A mixin: the encoder adds `name` and `build` and derives from `Encoder` too.
-    """
-
-    name: ClassVar[str]
-    """The encoder's name in recipes."""
+    network: ClassVar[type[HeadNetwork]]
+    """`network(n_voxels, heads, options)` makes an untrained network for heads that see the same voxels; `n_voxels`
+    says for each subject how many."""
 
     options: TrainingOptions
 
     def __init__(self, options: TrainingOptions) -> None:
-        self.options = options
+        super().__init__(options)
         self._network: VoxelNetwork | None = None
         self._scaling = TargetScaling({}, {})
         self._heads: list[Head] = []
         self._n_voxels: dict[int, int] = {}
-
-    @abc.abstractmethod
-    def build(self, n_voxels: Mapping[int, int], heads: Sequence[Head]) -> nn.Module:
-        """Return an untrained network for heads that use the same voxels.
-
-        Args:
-            n_voxels: For each subject how many voxels these heads use.
-            heads: What it predicts.
-
-        Returns:
-            A module whose `forward(voxels, subject)` maps `(B, V)` to `{head: (B, D)}`.
-        """
 
     def fit(self, data: Mapping[int, SubjectData], heads: Sequence[Head], runtime: Runtime) -> None:
         """Train the network; see `Encoder.fit`. Parameters of `runtime.initial` with the same name and shape start it.
@@ -122,23 +123,24 @@ class NetworkFit(abc.ABC):
                 subject: total if columns is None else len(columns[subject])
                 for subject, total in self._n_voxels.items()
             }
-            network.members.append(self.build(sizes, group))
+            network.members.append(type(self).network(sizes, group, self.options))
         return network
 
     def _start_from(self, network: VoxelNetwork, directory: Path) -> None:
         """Copy the parameters of an earlier stage of the same encoder; new subjects keep their fresh input layers."""
-        _, _, tensors = read_state(directory, self.name)
+        _, _, tensors = read_state(directory, self.name())
         own = network.state_dict()
-        shared = {name: tensors[f"network/{name}"] for name in own if f"network/{name}" in tensors}
-        fitting = {name: value for name, value in shared.items() if value.shape == own[name].shape}
+        earlier = below(tensors, "network/")
+        fitting = {name: value for name, value in earlier.items() if name in own and value.shape == own[name].shape}
         if not fitting:
-            raise ValueError(f"no parameter of {directory / TENSORS} has the name and shape of one of this {self.name}")
+            path = directory / TENSORS
+            raise ValueError(f"no parameter of {path} has the name and shape of one of this {self.name()}")
         # What has another shape here (a new subject's input layer) keeps its fresh values.
         network.load_state_dict(own | fitting)
 
     def predict(self, voxels: torch.Tensor, subject: int, seed: int) -> Iterator[Mapping[str, Block]]:
         """Yield one block a head; see `Encoder.predict`."""
-        network = self._fitted()
+        network = require_fitted(self._network, self.name())
         # Here and not in the generator below, which would not run before its first block is asked for.
         check_voxels(voxels, subject, self._n_voxels)
         return self._predict(network, voxels, subject)
@@ -156,45 +158,31 @@ class NetworkFit(abc.ABC):
         for name, values in parts.items():
             yield {name: Block(0, torch.cat(values))}
 
-    def _fitted(self) -> VoxelNetwork:
-        """Return the network.
-
-        Raises:
-            ValueError: If there was no fit.
-        """
-        if self._network is None:
-            raise ValueError(f"this {self.name} was not fitted; fit or load it first")
-        return self._network
-
     def save(self, directory: Path) -> None:
         """Write the parameters and the scaling of targets; see `Encoder.save`."""
-        tensors = {f"network/{name}": value for name, value in self._fitted().state_dict().items()}
+        network = require_fitted(self._network, self.name())
+        tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
         for name in self._scaling.mean:
             tensors[f"mean/{name}"] = self._scaling.mean[name]
             tensors[f"scale/{name}"] = self._scaling.scale[name]
         # Pairs, since JSON would turn the keys of a mapping into text.
         facts = {"n_voxels": [[subject, count] for subject, count in self._n_voxels.items()]}
-        write_state(directory, self.name, facts, self._heads, tensors)
+        write_state(directory, self.name(), facts, self._heads, tensors)
 
     @classmethod
     def load(cls, options: TrainingOptions, directory: Path) -> Self:
         """Return the encoder that was saved; see `Encoder.load`."""
-        facts, heads, tensors = read_state(directory, cls.name)
+        facts, heads, tensors = read_state(directory, cls.name())
         encoder = cls(options)
         encoder._heads, encoder._n_voxels = heads, dict(facts["n_voxels"])
         # Its first weights are drawn and at once replaced; the fit seeds its own, so the draw moves no other.
         network = encoder._assemble()
-        network.load_state_dict(
-            {name.removeprefix("network/"): value for name, value in tensors.items() if name.startswith("network/")}
-        )
+        network.load_state_dict(below(tensors, "network/"))
         encoder._network = network.eval()
-        encoder._scaling = TargetScaling(
-            {head.name: tensors[f"mean/{head.name}"] for head in heads},
-            {head.name: tensors[f"scale/{head.name}"] for head in heads},
-        )
+        encoder._scaling = TargetScaling(below(tensors, "mean/"), below(tensors, "scale/"))
         return encoder
 
     @property
     def n_parameters(self) -> int:
         """Number of trained parameters, subjects' own layers included."""
-        return sum(parameter.numel() for parameter in self._fitted().parameters())
+        return sum(parameter.numel() for parameter in require_fitted(self._network, self.name()).parameters())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from encoders._shared.moments import RunningMoments, require_finite
+from encoders._shared.moments import RunningMoments, divisors, require_finite
 from encoders.base import Head, Runtime, SubjectData
 
 
@@ -42,6 +42,7 @@ def scale_targets(data: Mapping[int, SubjectData], heads: Sequence[Head], runtim
     for subject, trials in data.items():
         for batch in trials.batches("train", seed=-1):
             require_finite(batch.voxels, f"voxels of subject {subject}")
+            # All subjects together: one scale a target, for a trunk that subjects share.
             for name, moment in moments.items():
                 require_finite(batch.targets[name].flatten(1), f"targets of head {name!r}, subject {subject}")
                 moment.update(batch.targets[name])
@@ -50,9 +51,6 @@ def scale_targets(data: Mapping[int, SubjectData], heads: Sequence[Head], runtim
         # Workers hold equally many trials, so the mean of their means is the mean; variance within plus between.
         own = moment.mean.to(runtime.device)
         centre = runtime.reduce(own)
-        deviation = runtime.reduce(moment.variance().to(own) + (own - centre).square()).sqrt()
-        # As `RunningMoments.constant`, but of the variance over all workers.
-        constant = deviation <= 1e-7 * centre.abs()
-        mean[name] = centre.float()
-        scale[name] = torch.where(constant, torch.ones_like(deviation), deviation).float()
+        deviation = runtime.reduce(moment.variance.to(own) + (own - centre).square()).sqrt()
+        mean[name], scale[name] = centre.float(), divisors(deviation, centre).float()
     return TargetScaling(mean, scale)

@@ -16,15 +16,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from encoders._descent.target_scaling import scale_targets
-from encoders._shared.checks import check_choice, check_positive
-from encoders._shared.correlation import CorrelationMeter
-from encoders._shared.moments import require_finite
-from encoders.base import Batch, Head, Runtime, SubjectData
+from encoders._shared.checks import check_numbers, check_positive, check_words
+from encoders._shared.correlation import validation_correlation
+from encoders._shared.state import below, save_tensors
+from encoders.base import Batch, Block, Head, Runtime, SubjectData
 
 PROGRESS = "progress.safetensors"
 
@@ -57,11 +56,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         check_positive(self, ("epochs", "batch_size", "learning_rate"))
-        check_choice(self, "optimiser", ("adam", "adamw"))
-        check_choice(self, "schedule", ("constant", "cosine"))
-        for name in ("weight_decay", "patience", "cosine_loss"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"option {name} is {getattr(self, name)!r}; it must not be negative")
+        check_numbers(self, ("weight_decay", "patience", "cosine_loss"), lambda number: number >= 0, "at least 0")
+        check_words(self)
 
 
 @contextmanager
@@ -209,29 +205,25 @@ class Trainer:
     def _validate(self) -> float:
         """Return the mean per-target correlation over the validation trials, NaN where there are none."""
         self.network.eval()
-        meter = CorrelationMeter()
-        for subject, trials in self.data.items():
-            if trials.n_trials("validation") == 0:
-                continue
-            for batch in trials.batches("validation", seed=-1, size=self.options.batch_size):
-                require_finite(batch.voxels, f"validation voxels of subject {subject}")
-                with self._autocast():
-                    predictions = self.network(batch.voxels.to(self.runtime.device), subject)
-                for head in self.heads:
-                    true = batch.targets[head.name].flatten(1)
-                    meter.update(subject, head.name, head.size, predictions[head.name].float(), true)
-        return float(self.runtime.reduce(torch.tensor(meter.mean(), device=self.runtime.device)))
 
-    def _identity(self) -> str:
+        def predict(voxels: torch.Tensor, subject: int, seed: int) -> Iterator[Mapping[str, Block]]:
+            with self._autocast():
+                predictions = self.network(voxels.to(self.runtime.device), subject)
+            # In standardised units: correlations do not see the scale.
+            yield {head.name: Block(0, predictions[head.name].float()) for head in self.heads}
+
+        score = validation_correlation(predict, self.data, self.heads, self.options.batch_size)
+        return float(self.runtime.reduce(torch.tensor(score, device=self.runtime.device)))
+
+    def _identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with to be continued."""
-        facts: dict[str, Any] = {
+        return {
             "options": asdict(self.options),
             "heads": [[head.name, *head.shape] for head in self.heads],
             "subjects": [[subject, trials.n_voxels, trials.n_trials("train")] for subject, trials in self.data.items()],
             "seed": self.runtime.seed,
             "parameters": {name: list(value.shape) for name, value in self.network.state_dict().items()},
         }
-        return json.dumps(facts, sort_keys=True)
 
     def _checkpoint(self) -> None:
         """Replace the checkpoint by the state after the epoch just done."""
@@ -245,8 +237,8 @@ class Trainer:
         progress = {"done": self._done, "best_epoch": self._best_epoch, "best_score": repr(self._best_score)}
         path = self.runtime.checkpoint_dir / PROGRESS
         aside = path.with_suffix(".partial")
-        metadata = {"identity": self._identity(), "progress": json.dumps(progress)}
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside, metadata)
+        metadata = {"identity": json.dumps(self._identity(), sort_keys=True), "progress": json.dumps(progress)}
+        save_tensors(tensors, aside, metadata)
         # Renaming is atomic: a fit killed while writing finds the previous epoch's file.
         aside.replace(path)
 
@@ -255,27 +247,23 @@ class Trainer:
         if self.runtime.checkpoint_dir is None or not (self.runtime.checkpoint_dir / PROGRESS).is_file():
             return
         metadata, tensors = _read_checkpoint(self.runtime.checkpoint_dir / PROGRESS)
-        if metadata["identity"] != self._identity():
-            raise ValueError(
-                f"{self.runtime.checkpoint_dir / PROGRESS} was left by another fit ({metadata['identity']}); "
-                f"this one is {self._identity()}"
-            )
+        # Both as JSON gives them back, which knows no tuples.
+        theirs, own = json.loads(metadata["identity"]), json.loads(json.dumps(self._identity()))
+        other = [f"{name} {theirs.get(name)} there, {own[name]} here" for name in own if theirs.get(name) != own[name]]
+        if other:
+            path = self.runtime.checkpoint_dir / PROGRESS
+            raise ValueError(f"{path} was left by another fit: {'; '.join(other)}")
         progress = json.loads(metadata["progress"])
         self._done, self._best_epoch = progress["done"], progress["best_epoch"]
         self._best_score = float(progress["best_score"])
-        self._best = _below(tensors, "best/")
-        self.network.load_state_dict(_below(tensors, "network/"))
+        self._best = below(tensors, "best/")
+        self.network.load_state_dict(below(tensors, "network/"))
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in _below(tensors, "optimiser/").items():
+        for name, value in below(tensors, "optimiser/").items():
             index, key = name.split("/")
             state.setdefault(int(index), {})[key] = value
         # The groups hold options, which the identity has compared; only moments and step counts are restored.
         self._optimiser.load_state_dict({"state": state, "param_groups": self._optimiser.state_dict()["param_groups"]})
-
-
-def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Return the tensors whose names start with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
 from encoders._shared.moments import require_finite
 from encoders.base import Head, Runtime, SubjectData
+
+T = TypeVar("T")
 
 
 def check_fit(data: Mapping[int, SubjectData], heads: Sequence[Head]) -> None:
@@ -95,35 +98,72 @@ def check_alone(name: str, runtime: Runtime) -> None:
         raise ValueError(f"{name} has nothing to continue from: remove init_from ({runtime.initial})")
 
 
+def require_fitted(state: T | None, encoder: str) -> T:
+    """Return the state of an encoder.
+
+    Args:
+        state: What a fit or a directory gave, None before either.
+        encoder: The encoder's name in recipes.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if state is None:
+        raise ValueError(f"this {encoder} was not fitted; fit or load it first")
+    return state
+
+
 def check_positive(options: Any, names: Sequence[str]) -> None:  # noqa: ANN401 - any options dataclass
     """Refuse options that must be greater than zero and are not.
 
     Args:
         options: A dataclass of options.
-        names: Its fields to check; a tuple is checked element by element.
+        names: Its fields to check; see `check_numbers`.
+
+    Raises:
+        ValueError: Naming the field and its value.
+    """
+    check_numbers(options, names, lambda number: number > 0, "greater than 0")
+
+
+def check_numbers(
+    options: Any,  # noqa: ANN401 - any options dataclass
+    names: Sequence[str],
+    holds: Callable[[float], bool],
+    rule: str,
+) -> None:
+    """Refuse options outside their range.
+
+    Args:
+        options: A dataclass of options.
+        names: Its fields to check; of a tuple or mapping every number is, and there must be one.
+        holds: Whether a number is allowed. NaN must not be, so compare with what is allowed.
+        rule: The same in words, after "must be".
 
     Raises:
         ValueError: Naming the field and its value.
     """
     for name in names:
         value = getattr(options, name)
-        parts = value if isinstance(value, (tuple, list)) else (value,)
-        # Whole numbers and lists of them share the rule: an empty list leaves nothing to try, no layer, no alpha.
-        if not parts or any(part <= 0 for part in parts):
-            raise ValueError(f"option {name} is {value!r}; it must be greater than 0")
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else (value,)
+        # An empty list leaves nothing to try: no layer, no alpha.
+        if not parts or not all(holds(part) for part in parts):
+            raise ValueError(f"option {name} is {value!r}; it must be {rule if parts else 'at least one number'}")
 
 
-def check_choice(options: Any, name: str, allowed: Sequence[str]) -> None:  # noqa: ANN401 - any options dataclass
-    """Refuse an option that is none of the allowed words.
+def check_words(options: Any) -> None:  # noqa: ANN401 - any options dataclass
+    """Refuse options of a `Literal` type that are none of its words.
 
     Args:
         options: A dataclass of options.
-        name: Its field.
-        allowed: The words it may be.
 
     Raises:
-        ValueError: Naming the field, its value and the words.
+        ValueError: Naming the field, its value, the nearest word and all of them.
     """
-    value = getattr(options, name)
-    if value not in allowed:
-        raise ValueError(f"option {name} is {value!r}; allowed: {', '.join(allowed)}")
+    for name, kind in get_type_hints(type(options)).items():
+        value, allowed = getattr(options, name), get_args(kind)
+        if get_origin(kind) is not Literal or value in allowed:
+            continue
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"option {name} is {value!r}; {hint}allowed: {', '.join(allowed)}")

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
+from encoders._shared.moments import merge_factors, require_finite
 from encoders.base import Block, Head, SubjectData
 
 
 class TargetCorrelation:
     """Pearson's correlation of each target over trials, streamed over batches of rows and blocks of targets.
 
-    Co-moments are merged around running means in float64 (Chan, Golub & LeVeque 1983).
+    Co-moments are merged around running means in float64. Counts are kept for each target, since blocks of targets may
+    come in any order; `RunningMoments` has one count and no products.
     """
 
     def __init__(self, size: int) -> None:
@@ -58,12 +60,10 @@ class TargetCorrelation:
         )
         # What two parts add to each co-moment because their means differ.
         run = slice(start, stop)
-        before = self._count[run]
+        step, weight = merge_factors(self._count[run], added)
         delta = mean - self._means[:, run]
-        between = torch.stack([delta[0].square(), delta[1].square(), delta[0] * delta[1]]) * (
-            before * added / (before + added)
-        )
-        self._means[:, run] += delta * (added / (before + added))
+        between = torch.stack([delta[0].square(), delta[1].square(), delta[0] * delta[1]]) * weight
+        self._means[:, run] += delta * step
         self._moments[:, run] += moments + between
         self._count[run] += added
 
@@ -150,6 +150,7 @@ def validation_correlation(
     predict: Callable[[torch.Tensor, int, int], Iterator[Mapping[str, Block]]],
     data: Mapping[int, SubjectData],
     heads: Sequence[Head],
+    size: int | None = None,
 ) -> float:
     """Return the mean per-target correlation of a fitted encoder on the validation trials.
 
@@ -157,9 +158,13 @@ def validation_correlation(
         predict: The encoder's `predict`.
         data: The subjects; those without validation trials are left out.
         heads: The heads of the fit.
+        size: Trials a batch; None leaves it to bench.
 
     Returns:
         The mean over subjects and heads; NaN where no subject has validation trials.
+
+    Raises:
+        ValueError: If a validation voxel is not finite.
     """
     meter = CorrelationMeter()
     sizes = {head.name: head.size for head in heads}
@@ -167,7 +172,8 @@ def validation_correlation(
         if trials.n_trials("validation") == 0:
             continue
         # Predictions come block by block, and so do the correlations: a head of 91,168 targets is never whole here.
-        for batch in trials.batches("validation", seed=-1):
+        for batch in trials.batches("validation", seed=-1, size=size):
+            require_finite(batch.voxels, f"validation voxels of subject {subject}")
             for part in predict(batch.voxels, subject, 0):
                 for name, block in part.items():
                     stop = block.start + block.values.shape[1]

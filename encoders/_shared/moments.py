@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
+
+Count = TypeVar("Count", float, torch.Tensor)
 
 
 def require_finite(values: torch.Tensor, what: str) -> None:
@@ -28,8 +32,43 @@ def require_finite(values: torch.Tensor, what: str) -> None:
     )
 
 
+def merge_factors(before: Count, added: float) -> tuple[Count, Count]:
+    """Return how rows that are added move the moments of the rows before (Chan, Golub & LeVeque 1983).
+
+    Args:
+        before: How many rows, one number or one a column, were summed before.
+        added: How many are added.
+
+    Returns:
+        What the step from the old mean to that of the added rows is multiplied with in the new mean, and what its
+        square (or product with another variable's step) is multiplied with in the new sum of squares (or products).
+    """
+    total = before + added
+    return added / total, before * added / total
+
+
+def divisors(deviation: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Return what to divide columns by: the standard deviation, and 1 where a column does not vary.
+
+    Args:
+        deviation: `(D,)`.
+        mean: `(D,)`.
+
+    Returns:
+        `(D,)`, all positive.
+    """
+    # Divided by 1, a constant column becomes zeros once its mean is off; by its own deviation it would be NaN.
+    return torch.where(_constant(deviation, mean), torch.ones_like(deviation), deviation)
+
+
+def _constant(deviation: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Return `(D,)` bool, which columns do not vary."""
+    # Up to the float32 rounding of the mean: a voxel outside the brain is not one whose signal is rounding errors.
+    return deviation <= 1e-7 * mean.abs()
+
+
 class RunningMoments:
-    """Mean and variance of each column over batches, by the pairwise update of Chan, Golub & LeVeque 1983.
+    """Mean and variance of each column over batches.
 
     Sums are kept in float64 around the running mean, so that a large offset costs no digits and the result does not
     depend on the batch size beyond rounding.
@@ -55,11 +94,11 @@ class RunningMoments:
         if self.count == 0:
             self.count, self._mean, self._squares = rows.shape[0], mean, squares
             return
-        total = self.count + rows.shape[0]
+        step, weight = merge_factors(self.count, rows.shape[0])
         delta = mean - self._mean
-        self._mean = self._mean + delta * (rows.shape[0] / total)
-        self._squares = self._squares + squares + delta.square() * (self.count * rows.shape[0] / total)
-        self.count = total
+        self._mean = self._mean + delta * step
+        self._squares = self._squares + squares + delta.square() * weight
+        self.count += rows.shape[0]
 
     @property
     def mean(self) -> torch.Tensor:
@@ -71,46 +110,27 @@ class RunningMoments:
         self._require_rows()
         return self._mean
 
-    def variance(self, ddof: int = 0) -> torch.Tensor:
-        """Return the variance of each column.
-
-        Args:
-            ddof: Subtracted from the count in the divisor; 0 as scikit-learn's `StandardScaler`, 1 as Brain-Diffuser.
-
-        Returns:
-            `(D,)` float64.
+    @property
+    def variance(self) -> torch.Tensor:
+        """`(D,)` float64 variance of each column, divisor n as in scikit-learn's `StandardScaler`.
 
         Raises:
-            ValueError: If no more than `ddof` rows were added.
+            ValueError: If nothing was added.
         """
-        self._require_rows(ddof)
-        return self._squares / (self.count - ddof)
+        self._require_rows()
+        return self._squares / self.count
 
+    @property
     def constant(self) -> torch.Tensor:
-        """Return which columns do not vary.
+        """`(D,)` bool, which columns do not vary: their deviation is below the float32 rounding of their mean."""
+        return _constant(self.variance.sqrt(), self.mean)
 
-        A column counts as constant where its deviation is below the float32 rounding of its mean, so that a voxel
-        outside the brain is not taken for one whose signal is the rounding errors.
+    @property
+    def scale(self) -> torch.Tensor:
+        """`(D,)` float64 what to divide by: the standard deviation, and 1 for constant columns."""
+        return divisors(self.variance.sqrt(), self.mean)
 
-        Returns:
-            `(D,)` bool.
-        """
-        return self.variance().sqrt() <= 1e-7 * self.mean.abs()
-
-    def scale(self, ddof: int = 0) -> torch.Tensor:
-        """Return what to divide by: the standard deviation, and 1 for constant columns.
-
-        Args:
-            ddof: See `variance`.
-
-        Returns:
-            `(D,)` float64, all positive.
-        """
-        deviation = self.variance(ddof).sqrt()
-        # Divided by 1, a constant column becomes zeros once its mean is off; by its own deviation it would be NaN.
-        return torch.where(self.constant(), torch.ones_like(deviation), deviation)
-
-    def _require_rows(self, ddof: int = 0) -> None:
-        """Raise unless more than `ddof` rows were added."""
-        if self.count <= ddof:
-            raise ValueError(f"moments of {self.count} rows with ddof {ddof}: more than {ddof} rows are needed")
+    def _require_rows(self) -> None:
+        """Raise unless rows were added."""
+        if self.count == 0:
+            raise ValueError("moments of 0 rows: at least one must be added")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,27 @@ from safetensors.torch import load_file, save_file
 
 from encoders.base import Head
 
+T = TypeVar("T")
 STATE = "state.json"
 TENSORS = "state.safetensors"
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors, wherever and however they lie in memory, as a safetensors file.
+
+    Args:
+        tensors: By name.
+        path: The file.
+        metadata: Text that is kept with them.
+    """
+    # safetensors refuses views that share memory or are not contiguous.
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, None if metadata is None else dict(metadata))
+
+
+def below(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Return the tensors (or arrays) whose names start with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def write_state(
@@ -29,12 +48,11 @@ def write_state(
         heads: The heads of the fit. Their constants and losses are the generator's and are not stored.
         tensors: Tensors, copied to the CPU.
     """
-    # safetensors refuses views that share memory or are not contiguous.
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stored = dict(tensors)
     for head in heads:
         for subject, columns in (head.columns or {}).items():
             stored[f"columns/{head.name}/{subject}"] = torch.from_numpy(np.array(columns, dtype=np.int64))
-    save_file(stored, directory / TENSORS)
+    save_tensors(stored, directory / TENSORS)
     document = {
         "encoder": encoder,
         "heads": [

@@ -8,19 +8,13 @@ alphas keep their meaning.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from encoders.base import SubjectData
-from encoders.ridge.gram import Factorisation
 
 ELSEWHERE = "elsewhere"
 """Name of the band of voxels that no expression takes."""
@@ -96,34 +90,3 @@ def bands_of(data: SubjectData, expressions: Sequence[str], columns: np.ndarray 
         member[member < 0] = len(expressions)
         return Bands((*expressions, ELSEWHERE), member if columns is None else member[columns])
     return Bands(tuple(expressions), member if columns is None else member[columns])
-
-
-class Candidates:
-    """Factorisations waiting on disk until every candidate has been compared, so that each is made once.
-
-    At NSD's size one is 1.7 GB in float64; only one is in memory at a time.
-    """
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ridge-candidates-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-
-    def put(self, number: int, factor: Factorisation) -> None:
-        """Store the factorisation of a candidate."""
-        stored = {name: tensor.cpu().contiguous() for name, tensor in factor.tensors().items()}
-        save_file(stored, self._path(number))
-
-    def get(self, number: int, device: torch.device) -> Factorisation:
-        """Return the factorisation of a candidate on a device."""
-        named = load_file(self._path(number))
-        return Factorisation.from_tensors({name: tensor.to(device) for name, tensor in named.items()})
-
-    def keep_only(self, numbers: Sequence[int]) -> None:
-        """Delete the candidates that no target prefers."""
-        kept = {self._path(number) for number in numbers}
-        for path in self._folder.glob("*.safetensors"):
-            if path not in kept:
-                path.unlink()
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number}.safetensors"

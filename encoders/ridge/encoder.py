@@ -5,9 +5,9 @@ Brain-Diffuser (Ozcelik & VanRullen 2023) fixes alpha at 50,000 (VDVAE latents),
 wide head, because ridge treats targets independently. For the same reason scaling targets would change no prediction,
 so targets are only centred.
 
-Nothing is fitted twice: one eigendecomposition (`encoders.ridge.gram`) serves every alpha, target, head and fold, and
-every trial of a sweep. Held-out errors come from it exactly (`encoders.ridge.penalties`, `encoders.ridge.forms`). With
-`bands` each group of voxels has a scale of its own (`encoders.ridge.bands`), and one decomposition a candidate.
+Nothing is fitted twice: one eigendecomposition (`gram`) serves every alpha, target, head and fold, and every trial of
+a sweep. Held-out errors come from it exactly (`penalties` and `quadratic_forms` beside this file). With `bands` each
+group of voxels has a scale of its own, and one decomposition a candidate.
 
 Arithmetic: in float64 weights agree with scikit-learn's `Ridge` to 1e-8. In float32, which halves memory and suits
 GPUs, predictions agree with float64 to 1e-3 of a target's standard deviation for alphas of at least 1e-4 times the
@@ -20,23 +20,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 
-from encoders._shared.checks import check_alone, check_fit, check_voxels
+from encoders._shared.checks import check_alone, check_fit, check_voxels, require_fitted
+from encoders._shared.columns import columns_key, group_by_columns
 from encoders._shared.correlation import validation_correlation
-from encoders._shared.state import read_state, write_state
-from encoders._shared.training_rows import Piece, TrainingRows, columns_key, group_by_columns
+from encoders._shared.state import below, read_state, write_state
 from encoders.base import Block, Encoder, Head, Runtime, SubjectData
-from encoders.ridge.blocks import StoredBlock
 from encoders.ridge.fit import factorise_head, fit_group
 from encoders.ridge.gram import Factorisation, as_tensor
 from encoders.ridge.options import RidgeOptions
-from encoders.ridge.target_blocks import TargetBlocks
-
-__all__ = ["Ridge", "RidgeOptions"]
+from encoders.ridge.rows import Piece, TrainingRows
+from encoders.ridge.store import StoredBlock, TargetBlocks
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -73,7 +71,7 @@ class Ridge(Encoder):
         for subject, trials in data.items():
             # On the CPU: the arrays go to a cache that fits on any device read.
             rows = self._rows(trials, torch.device("cpu"))
-            for key, group in group_by_columns(heads, subject).items():
+            for key, group in group_by_columns(heads, [subject]).items():
                 for name, tensor in factorise_head(rows, group[0][1], self.options).tensors().items():
                     arrays[f"{subject}/{key}/{name}"] = tensor.numpy()
         return arrays
@@ -85,17 +83,17 @@ class Ridge(Encoder):
             ValueError: If the data cannot be fitted, a fixed alpha is missing for a head, or "validation" selects and
                 a subject has no validation trials.
         """
-        check_alone("ridge", runtime)
+        check_alone(self.name(), runtime)
         check_fit(data, heads)
         self._check_alphas(data, heads)
         self._heads, self._n_voxels = list(heads), {subject: trials.n_voxels for subject, trials in data.items()}
         self._factors, self._targets = {}, {}
         # Written as they are solved: Brain-Diffuser's heads have 10 GB of cross-products.
-        self._blocks = TargetBlocks.temporary()
+        self._blocks = blocks = TargetBlocks.temporary()
         for subject, trials in data.items():
             rows = self._rows(trials, runtime.device)
-            for key, group in group_by_columns(heads, subject).items():
-                self._fit_group(rows, key, group, runtime)
+            for key, group in group_by_columns(heads, [subject]).items():
+                self._fit_group(rows, key, group, runtime, blocks)
         runtime.report(0, {"validation_correlation": validation_correlation(self.predict, data, heads)})
 
     def _rows(self, trials: SubjectData, device: torch.device) -> TrainingRows:
@@ -117,12 +115,14 @@ class Ridge(Encoder):
                     "allowed without them: gcv, loo, kfold, or a fixed alpha"
                 )
 
-    def _fit_group(self, rows: TrainingRows, key: str, group: list[tuple[int, Head]], runtime: Runtime) -> None:
+    def _fit_group(
+        self, rows: TrainingRows, key: str, group: list[tuple[int, Head]], runtime: Runtime, blocks: TargetBlocks
+    ) -> None:
         """Fit the heads that share a factorisation and keep what predicts."""
         subject, numbers = rows.data.subject, {head.name: number for number, head in group}
 
         def put(piece: Piece, cross: torch.Tensor) -> None:
-            self._stored_blocks.put(subject, numbers[piece.head.name], piece.start, cross)
+            blocks.put(subject, numbers[piece.head.name], piece.start, cross)
 
         heads = [head for _, head in group]
         done = fit_group(rows, heads, self.options, runtime.seed, put, self._cached(rows, key, runtime))
@@ -139,21 +139,12 @@ class Ridge(Encoder):
 
     def _cached(self, rows: TrainingRows, key: str, runtime: Runtime) -> Factorisation | None:
         """Return the factorisation that a sweep's first trial computed, or None."""
-        prefix = f"{rows.data.subject}/{key}/"
-        cached = {name: array for name, array in runtime.precomputed.items() if name.startswith(prefix)}
+        cached = below(runtime.precomputed, f"{rows.data.subject}/{key}/")
         if not cached:
             return None
-        named = {name.removeprefix(prefix): as_tensor(array, rows.device) for name, array in cached.items()}
-        factor = Factorisation.from_tensors(named)
+        factor = Factorisation.from_tensors({name: as_tensor(array, rows.device) for name, array in cached.items()})
         _LOG.info("subject %d: %s ridge of %d rows, computed before", rows.data.subject, factor.form, factor.rows)
         return factor
-
-    @property
-    def _stored_blocks(self) -> TargetBlocks:
-        """The target blocks of the fit; ValueError where there was none."""
-        if self._blocks is None:
-            raise ValueError("this ridge was not fitted; fit or load it first")
-        return self._blocks
 
     def predict(self, voxels: torch.Tensor, subject: int, seed: int) -> Iterator[Mapping[str, Block]]:
         """Yield predictions block by block, as stored; see `Encoder.predict`."""
@@ -162,7 +153,7 @@ class Ridge(Encoder):
 
     def _predict(self, voxels: torch.Tensor, subject: int) -> Iterator[Mapping[str, Block]]:
         """Yield `(x B / (s + alpha)) C + mean` for each stored block."""
-        for key, group in group_by_columns(self._heads, subject).items():
+        for key, group in group_by_columns(self._heads, [subject]).items():
             factors = [factor.to(voxels.device) for factor in self._factors[subject, key]]
             projected = [factor.project(voxels) for factor in factors]
             spectra = [factor.eigenvalues for factor in factors]
@@ -173,7 +164,7 @@ class Ridge(Encoder):
 
     def _stored(self, subject: int, number: int, device: torch.device) -> Iterator[StoredBlock]:
         """Yield the stored blocks of a head, in order."""
-        for start, cross in self._stored_blocks.blocks(subject, number):
+        for start, cross in require_fitted(self._blocks, self.name()).blocks(subject, number):
             run = slice(start, start + cross.shape[1])
             alpha, mean, candidate = (
                 self._targets[f"{what}/{subject}/{number}"][run].to(device) for what in ("alpha", "mean", "candidate")
@@ -226,33 +217,28 @@ class Ridge(Encoder):
 
     def save(self, directory: Path) -> None:
         """Write factorisations and target blocks; see `Encoder.save`."""
-        self._stored_blocks.copy_to(directory)
+        require_fitted(self._blocks, self.name()).copy_to(directory)
         tensors = dict(self._targets)
         for (subject, key), factors in self._factors.items():
             for place, factor in enumerate(factors):
                 tensors |= {f"factor/{subject}/{key}/{place}/{name}": part for name, part in factor.tensors().items()}
         forms = {f"{subject}/{key}": factors[0].form for (subject, key), factors in self._factors.items()}
         voxels = {str(subject): count for subject, count in self._n_voxels.items()}
-        write_state(
-            directory, "ridge", {"n_voxels": voxels, "forms": forms, "bands": self._bands}, self._heads, tensors
-        )
+        facts = {"n_voxels": voxels, "forms": forms, "bands": self._bands}
+        write_state(directory, self.name(), facts, self._heads, tensors)
 
     @classmethod
-    def load(cls, options: RidgeOptions, directory: Path) -> Ridge:
+    def load(cls, options: RidgeOptions, directory: Path) -> Self:
         """Return the ridge that was saved; its blocks stay in the directory and are read when predicting."""
-        facts, heads, tensors = read_state(directory, "ridge")
+        facts, heads, tensors = read_state(directory, cls.name())
         ridge = cls(options)
         ridge._heads, ridge._blocks, ridge._bands = heads, TargetBlocks(directory), tuple(facts["bands"])
         ridge._n_voxels = {int(subject): count for subject, count in facts["n_voxels"].items()}
         ridge._targets = {name: tensor for name, tensor in tensors.items() if not name.startswith("factor/")}
         for pair in facts["forms"]:
             subject, key = pair.split("/")
-            factors = []
-            for place in range(len(ridge._targets[f"shares/{pair}"])):
-                prefix = f"factor/{pair}/{place}/"
-                named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-                factors.append(Factorisation.from_tensors(named))
-            ridge._factors[int(subject), key] = tuple(factors)
+            stored = [below(tensors, f"factor/{pair}/{n}/") for n in range(len(ridge._targets[f"shares/{pair}"]))]
+            ridge._factors[int(subject), key] = tuple(Factorisation.from_tensors(each) for each in stored)
         return ridge
 
     @property

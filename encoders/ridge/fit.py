@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from encoders._shared.training_rows import Piece, TrainingRows, pieces_of
 from encoders.base import Head
-from encoders.ridge.bands import Bands, Candidates, bands_of
-from encoders.ridge.forms import compare
+from encoders.ridge.bands import Bands, bands_of
 from encoders.ridge.gram import Factorisation, factorise
 from encoders.ridge.options import RidgeOptions
 from encoders.ridge.penalties import best_rows
+from encoders.ridge.quadratic_forms import compare
+from encoders.ridge.rows import Piece, TrainingRows, pieces_of, with_slices
 from encoders.ridge.selection import Comparison, Question
+from encoders.ridge.store import Candidates
 from encoders.ridge.targets import sum_targets
 
 _LOG = logging.getLogger(__name__)
@@ -80,15 +81,16 @@ def fit_group(
         return _fit_bands(rows, heads, options, seed, put)
     # Any head will do: all of them see the same voxels.
     factor = cached or factorise_head(rows, heads[0], options)
-    alphas = grid_of(heads, options)
+    alphas = _grid_of(heads, options)
     comparison = None
     if options.alpha is None:
-        comparison = compare(_question(options, alphas, seed), factor, rows, heads, options.scope)
+        question = Question(options.select, alphas, options.folds, seed)
+        comparison = compare(question, factor, rows, heads, options.scope)
     means: dict[str, list[torch.Tensor]] = {head.name: [] for head in heads}
     for piece, cross, mean in _solved(factor, rows, heads, options.block, comparison):
         put(piece, cross)
         means[piece.head.name].append(mean)
-    choices = {head.name: start_of(head, options) for head in heads}
+    choices = {head.name: _start_of(head, options) for head in heads}
     if comparison is not None:
         choices = {head.name: _better(choices[head.name], comparison, head, options, alphas, 0) for head in heads}
     joined = {name: torch.cat(parts).cpu() for name, parts in means.items()}
@@ -114,21 +116,16 @@ def factorise_head(
     return factor
 
 
-def grid_of(heads: Sequence[Head], options: RidgeOptions) -> tuple[float, ...]:
+def _grid_of(heads: Sequence[Head], options: RidgeOptions) -> tuple[float, ...]:
     """Return every alpha that some head may have."""
     return tuple(dict.fromkeys(alpha for head in heads for alpha in options.alphas_of(head.name)))
 
 
-def start_of(head: Head, options: RidgeOptions) -> Choice:
+def _start_of(head: Head, options: RidgeOptions) -> Choice:
     """Return what a head has before anything is compared: the largest alpha, and bands of one scale."""
     # The largest: what nothing can be chosen for (a constant target) is best predicted by its mean.
     alpha = torch.full((head.size,), max(options.alphas_of(head.name)), dtype=torch.float64)
     return Choice(alpha, torch.zeros(head.size, dtype=torch.int64), torch.full_like(alpha, torch.inf))
-
-
-def _question(options: RidgeOptions, alphas: tuple[float, ...], seed: int) -> Question:
-    """Return the comparison that the options ask for."""
-    return Question(options.select, alphas, options.folds, seed)
 
 
 def _solved(
@@ -139,10 +136,7 @@ def _solved(
         sums = sum_targets(factor, rows, pieces, keep=comparison is not None and comparison.keeps_targets)
         if comparison is not None:
             comparison.update(pieces, sums)
-        start = 0
-        for piece in pieces:
-            run = slice(start, start + piece.stop - piece.start)
-            start = run.stop
+        for piece, run in with_slices(pieces):
             yield piece, sums.cross[:, run], sums.mean[run]
 
 
@@ -192,12 +186,13 @@ def _compare_candidates(
     candidates: Candidates,
 ) -> dict[str, Choice]:
     """Return the best candidate and alpha of every target; the factorisations of preferred ones are stored."""
-    alphas = grid_of(heads, options)
-    choices = {head.name: start_of(head, options) for head in heads}
+    alphas = _grid_of(heads, options)
+    question = Question(options.select, alphas, options.folds, seed)
+    choices = {head.name: _start_of(head, options) for head in heads}
     for number, row in enumerate(shares):
         factor = factorise_head(rows, heads[0], options, bands.gains(row))
         candidates.put(number, factor)
-        comparison = compare(_question(options, alphas, seed), factor, rows, heads, options.scope)
+        comparison = compare(question, factor, rows, heads, options.scope)
         for _ in _solved(factor, rows, heads, options.block, comparison):
             pass  # only the errors are wanted here
         choices = {head.name: _better(choices[head.name], comparison, head, options, alphas, number) for head in heads}
@@ -224,10 +219,7 @@ def _solve_candidates(
         for number in (int(n) for n in chosen.unique() if n):
             mine = chosen == number
             sums.cross[:, mine] = sum_targets(factors[number], rows, pieces, keep=False).cross[:, mine]
-        start = 0
-        for piece in pieces:
-            run = slice(start, start + piece.stop - piece.start)
-            start = run.stop
+        for piece, run in with_slices(pieces):
             put(piece, sums.cross[:, run])
             means[piece.head.name].append(sums.mean[run].cpu())
     return {name: torch.cat(parts) for name, parts in means.items()}

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from encoders._shared.training_rows import TrainingRows
+from encoders.ridge.rows import TrainingRows
 
 Form = Literal["primal", "dual"]
 FORMS: tuple[Form, Form] = ("primal", "dual")
@@ -136,7 +136,7 @@ def factorise(
     """
     chosen = None if columns is None else torch.as_tensor(np.asarray(columns, dtype=np.int64), device=rows.device)
     mean = rows.moments.mean.to(rows.device, rows.dtype)
-    scale = rows.moments.scale().to(rows.device, rows.dtype) if scaled else torch.ones_like(mean)
+    scale = rows.moments.scale.to(rows.device, rows.dtype) if scaled else torch.ones_like(mean)
     if chosen is not None:
         # Moments are taken once over all voxels, in one pass, whatever the heads of the fit look at.
         mean, scale = mean[chosen], scale[chosen]

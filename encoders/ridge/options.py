@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from encoders._shared.checks import check_choice, check_positive
-from encoders.ridge.gram import FORMS
-from encoders.ridge.penalties import METHODS, Method, Scope
+from encoders._shared.checks import check_numbers, check_positive, check_words
+from encoders.ridge.penalties import Method, Scope
 
 Precision = Literal["float64", "float32"]
 
@@ -54,16 +53,10 @@ class RidgeOptions:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_choice(self, "select", METHODS)
-        check_choice(self, "scope", ("global", "per-target"))
-        check_choice(self, "form", ("auto", *FORMS))
-        check_choice(self, "precision", ("float64", "float32"))
-        check_positive(self, ("alphas", "block", "candidates", "concentration"))
-        fixed = self.alpha.values() if isinstance(self.alpha, dict) else [] if self.alpha is None else [self.alpha]
-        if any(alpha <= 0 for alpha in fixed):
-            raise ValueError(f"option alpha is {self.alpha!r}; it must be greater than 0")
-        if self.folds < 2:
-            raise ValueError(f"option folds is {self.folds}; it must be at least 2")
+        check_words(self)
+        given = ("alpha",) if self.alpha is not None else ()
+        check_positive(self, (*given, "alphas", "block", "candidates", "concentration"))
+        check_numbers(self, ("folds",), lambda folds: folds >= 2, "at least 2")
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"option bands is {self.bands!r}; every expression must be given once")
 

@@ -14,7 +14,6 @@ import torch
 
 Scope = Literal["global", "per-target"]
 Method = Literal["gcv", "loo", "kfold", "validation"]
-METHODS: tuple[Method, ...] = ("gcv", "loo", "kfold", "validation")
 
 
 def gcv_errors(
@@ -200,20 +199,3 @@ def best_rows(errors: torch.Tensor, variance: torch.Tensor, scope: Scope) -> tup
     lowest = relative.min(dim=0)
     rows[varies], values[varies] = lowest.indices, lowest.values
     return rows, values
-
-
-def choose(errors: torch.Tensor, variance: torch.Tensor, alphas: Sequence[float], scope: Scope) -> torch.Tensor:
-    """Return the alpha of each target.
-
-    Args:
-        errors: `(A, D)` held-out errors.
-        variance: `(D,)` of the targets over training rows.
-        alphas: The A penalties.
-        scope: One alpha a head, or one a target; see `best_rows`.
-
-    Returns:
-        `(D,)` float64. Targets that do not vary get the largest alpha.
-    """
-    grid = torch.as_tensor(list(alphas), dtype=torch.float64, device=errors.device)
-    rows, _ = best_rows(errors, variance, scope)
-    return torch.where(rows < 0, grid.max(), grid[rows])

@@ -1,8 +1,8 @@
 """Comparing alphas: held-out errors of every target, gathered block after block of targets.
 
 A `Comparison` belongs to one factorisation. It is shown each block of targets once and then says how large the held-out
-error of each alpha is. Where a dual factorisation meets many targets, `encoders.ridge.forms` finds leave-one-out and
-k-fold errors with fewer operations than going through the rows does.
+error of each alpha is. Where a dual factorisation meets many targets, `encoders.ridge.quadratic_forms` finds
+leave-one-out and k-fold errors with fewer operations than going through the rows does.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from encoders._shared.moments import require_finite
-from encoders._shared.training_rows import Piece, TrainingRows, runs_of, side_by_side
 from encoders.ridge.gram import Factorisation
 from encoders.ridge.penalties import Method, folds_by_stimulus, gcv_errors, heldout_errors, kfold_errors, loo_errors
+from encoders.ridge.rows import Piece, TrainingRows, runs_of, side_by_side, with_slices
 from encoders.ridge.targets import TargetSums
 
 
@@ -74,10 +74,8 @@ class EachTarget(Comparison):
 
     def update(self, pieces: Sequence[Piece], sums: TargetSums) -> None:
         """Add a block of targets; see `Comparison.update`."""
-        errors, start = self.errors(pieces, sums), 0
-        for piece in pieces:
-            run = slice(start, start + piece.stop - piece.start)
-            start = run.stop
+        errors = self.errors(pieces, sums)
+        for piece, run in with_slices(pieces):
             self._parts.setdefault(piece.head.name, []).append((errors[:, run], sums.variance[run]))
 
     def table(self, head: str) -> tuple[torch.Tensor, torch.Tensor]:

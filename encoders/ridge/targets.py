@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from encoders._shared.moments import RunningMoments
-from encoders._shared.training_rows import Piece, TrainingRows
 from encoders.ridge.gram import Factorisation
+from encoders.ridge.rows import Piece, TrainingRows
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def sum_targets(factor: Factorisation, rows: TrainingRows, pieces: Sequence[Piec
     kept: list[torch.Tensor] = []
     for voxels, targets in rows.chunks(pieces):
         if moments.count == 0:
-            shift = targets.mean(dim=0)  # takes a common offset out of the sums before it can cost digits
+            # Takes a common offset out of the sums before it can cost digits.
+            shift = targets.mean(dim=0)
         sides = _left_side(factor, voxels, moments.count)
         cross.addmm_(sides.T, targets - shift)
         total += sides.sum(dim=0)
@@ -75,5 +76,5 @@ def _left_side(factor: Factorisation, voxels: torch.Tensor, first: int) -> torch
 
 def _mean_and_variance(moments: RunningMoments, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance in the arithmetic of `like`, the variance of constant targets exactly 0."""
-    variance = torch.where(moments.constant(), torch.zeros_like(moments.mean), moments.variance())
+    variance = torch.where(moments.constant, torch.zeros_like(moments.mean), moments.variance)
     return moments.mean.to(like), variance.to(like)

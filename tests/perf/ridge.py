@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from encoders.base import Batch, Head, Runtime
-from encoders.ridge.encoder import Ridge, RidgeOptions
-from encoders.ridge.forms import panel_width
+from encoders.base import Batch, Head, Runs, Runtime
+from encoders.ridge import Ridge, RidgeOptions
 from encoders.ridge.penalties import folds_by_stimulus
+from encoders.ridge.quadratic_forms import panel_width
 
 ROWS, VOXELS, TARGETS = 8859, 15724, 91168
 ALPHAS = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(0, 6, 13))
@@ -83,13 +83,7 @@ class Trials:
     def columns(self, roi: str) -> np.ndarray:
         raise ValueError(f"random voxels have no ROI {roi!r}")
 
-    def batches(
-        self,
-        role: str,
-        seed: int,
-        size: int | None = None,
-        runs: Mapping[str, tuple[int, int]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, role: str, seed: int, size: int | None = None, runs: Runs | None = None) -> Iterator[Batch]:
         for start in range(0, self.n_trials(role), size or BATCH):
             rows = slice(start, start + (size or BATCH))
             wanted = {"z": (0, self.targets.shape[1])} if runs is None else runs
@@ -191,7 +185,7 @@ def bound(side: str, rows: int) -> dict[str, float]:
 
     Dual form: Gram, basis and cross-products; then for each alpha the weighted rows G and the triangle of G'G; then for
     one alpha a target its Cholesky factor and a triangle's product with the coordinates, for one alpha a head one
-    product of the coordinates with themselves. A triangle is made of panels, as `encoders.ridge.forms` makes it.
+    product of the coordinates with themselves. A triangle is made of panels, as in `encoders.ridge.quadratic_forms`.
     """
     n, v, d = rows, round(rows * VOXELS / ROWS), round(rows * TARGETS / ROWS)
     products = 2 * n * n * v * 2 + 2 * n * n * d

@@ -105,6 +105,7 @@ def moments(betas: np.ndarray, rows: np.ndarray) -> Moments:
     exact = betas.dtype.kind in "iu" and betas.dtype.itemsize <= EXACT_BYTES
     total, squares = _power_sums(betas, rows)
     if exact:
+        # In whole numbers nothing cancels, however large the mean is beside the deviation.
         whole, twice = total.astype(np.int64), squares.astype(np.int64)
         return Moments(len(rows), total / count, (count * twice - whole * whole) / count)
     mean = total / count
@@ -131,6 +132,8 @@ def _power_sums(betas: np.ndarray, rows: np.ndarray, centre: np.ndarray | None =
 
 def merged(parts: Sequence[Moments]) -> Moments:
     """Return the moments of all trials together (Chan et al. 1979), always added up in the same order."""
+    # Not the encoders' `RunningMoments`, which take in batches of floats: a part is a session, exact for int16,
+    # and may come from any process. `count * share` rounds otherwise than there; the last bit of z-scores rests on it.
     whole = parts[0]
     for part in parts[1:]:
         count = whole.count + part.count
@@ -144,6 +147,7 @@ def merged(parts: Sequence[Moments]) -> Moments:
 def _over_voxels(parts: Moments) -> Moments:
     """Return the moments of all voxels' betas together, one number repeated for each voxel."""
     voxels, mean = len(parts.mean), parts.mean.mean()
+    # Each voxel's own deviations, and those of the voxels' means from the common one.
     squares = parts.squares.sum() + parts.count * np.square(parts.mean - mean).sum()
     same = np.ones(voxels)
     return Moments(parts.count * voxels, mean * same, squares * same)
@@ -199,6 +203,7 @@ def _check(part: Moments, session: int, chosen: Rule) -> None:
 def _inverse(part: Moments, ddof: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and inverse standard deviation `(V,)` as float32."""
     deviation = np.sqrt(part.squares / max(part.count - ddof, 1))
+    # A smaller deviation is the rounding of float32; scaled to 1 it would pass for a signal.
     varies = deviation > np.finfo(np.float32).eps * np.abs(part.mean)
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
     return part.mean.astype(np.float32), scale.astype(np.float32)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from encoders._shared.moments import RunningMoments, require_finite
-from encoders.base import Batch, Head, SubjectData
+from encoders.base import Batch, Head, Runs, SubjectData
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Piece:
     stop: int
 
 
-def runs_of(pieces: Sequence[Piece]) -> dict[str, tuple[int, int]]:
+def runs_of(pieces: Sequence[Piece]) -> Runs:
     """Return the runs of targets to ask a subject's batches for; a group holds at most one piece of a head."""
     return {piece.head.name: (piece.start, piece.stop) for piece in pieces}
 
@@ -37,6 +35,15 @@ def runs_of(pieces: Sequence[Piece]) -> dict[str, tuple[int, int]]:
 def side_by_side(batch: Batch, pieces: Sequence[Piece]) -> torch.Tensor:
     """Return the `(B, width)` targets of a batch that was asked for the runs of some pieces, in their order."""
     return torch.cat([batch.targets[piece.head.name] for piece in pieces], dim=1)
+
+
+def with_slices(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, slice]]:
+    """Yield each piece with the columns it takes where the pieces stand side by side."""
+    start = 0
+    for piece in pieces:
+        stop = start + piece.stop - piece.start
+        yield piece, slice(start, stop)
+        start = stop
 
 
 def pieces_of(heads: Sequence[Head], width: int) -> Iterator[list[Piece]]:
@@ -61,23 +68,6 @@ def pieces_of(heads: Sequence[Head], width: int) -> Iterator[list[Piece]]:
                 group, room = [], width
     if group:
         yield group
-
-
-def columns_key(head: Head, subject: int) -> str:
-    """Return a name of the voxel columns a head uses; equal columns have equal names."""
-    if head.columns is None:
-        return "all"
-    # One byte order and width, so that the name is the same on every machine.
-    columns = np.ascontiguousarray(head.columns[subject], dtype="<i8")
-    return hashlib.sha256(columns.tobytes()).hexdigest()[:16]
-
-
-def group_by_columns(heads: Sequence[Head], subject: int) -> dict[str, list[tuple[int, Head]]]:
-    """Return the numbered heads by the voxel columns they use: each group shares a factorisation."""
-    groups: dict[str, list[tuple[int, Head]]] = {}
-    for number, head in enumerate(heads):
-        groups.setdefault(columns_key(head, subject), []).append((number, head))
-    return groups
 
 
 class TrainingRows:
@@ -115,6 +105,7 @@ class TrainingRows:
         Raises:
             ValueError: If a voxel of a training row is not finite.
         """
+        # One pass whatever columns heads use and however bands scale them: all take their share of the same moments.
         moments = RunningMoments()
         for voxels, _ in self.chunks([]):
             moments.update(voxels)

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 
 import torch
 
-from encoders._shared.training_rows import Piece, TrainingRows
 from encoders.base import Head
 from encoders.ridge.gram import Factorisation
 from encoders.ridge.penalties import Scope, solve_positive, usable_rest
+from encoders.ridge.rows import Piece, TrainingRows, with_slices
 from encoders.ridge.selection import Comparison, DirectComparison, EachTarget, Question, folds_of
 from encoders.ridge.targets import TargetSums
 
@@ -40,6 +40,7 @@ def compare(
         heads: All heads that will be shown to the comparison.
         scope: Whether an alpha is chosen for a head or for each target.
     """
+    # The forms stand on coordinates that hold all of a target: the dual ones do, the primal ones only its fitted part.
     wide = sum(head.size for head in heads) > _PAYS_FROM * factor.rows
     if factor.form == "primal" or question.method not in ("loo", "kfold") or not wide:
         return DirectComparison(question, factor, rows)
@@ -101,10 +102,9 @@ class HeadForms(Comparison):
 
     def update(self, pieces: Sequence[Piece], sums: TargetSums) -> None:
         """Add a block of targets; see `Comparison.update`."""
-        start = 0
-        for piece in pieces:
-            run = slice(start, start + piece.stop - piece.start)
-            start, variance = run.stop, sums.variance[run]
+        for piece, run in with_slices(pieces):
+            variance = sums.variance[run]
+            # Divided here, so that errors add up to relative ones; a constant target has none.
             varies = variance > 0
             unit = sums.cross[:, run][:, varies] * variance[varies].rsqrt()
             name = piece.head.name
@@ -123,6 +123,7 @@ class HeadForms(Comparison):
         found: dict[str, list[torch.Tensor]] = {name: [] for name in self._sums}
         for alpha in self._forms.alphas:
             kept, gram = self._forms.kept(alpha), self._forms.gram(alpha)
+            # The sum below is the trace of N K W K: no further product of matrices.
             gram.mul_(kept).mul_(kept[:, None])
             for name, held in self._sums.items():
                 found[name].append((gram * held).sum() / (self._count * max(self._varying[name], 1)))

@@ -10,12 +10,11 @@ import torch
 from fake_subjects import FakeSubject, Trials, linear_subject
 from sklearn.linear_model import Ridge as ReferenceRidge
 
-from encoders._shared.training_rows import TrainingRows, pieces_of
 from encoders.base import Head, Runtime
-from encoders.ridge import forms as ridge_forms
-from encoders.ridge.encoder import Ridge, RidgeOptions
-from encoders.ridge.forms import HeadForms, TargetForms, compare
+from encoders.ridge import Ridge, RidgeOptions, quadratic_forms
 from encoders.ridge.penalties import folds_by_stimulus
+from encoders.ridge.quadratic_forms import HeadForms, TargetForms, compare
+from encoders.ridge.rows import TrainingRows, pieces_of
 from encoders.ridge.selection import DirectComparison, Question
 from encoders.ridge.targets import sum_targets
 
@@ -99,7 +98,7 @@ def test_forms_equal_refitting(method):
 def test_a_fit_chooses_the_same_alphas_with_and_without_forms(method, scope, monkeypatch):
     subject, chosen = make(), []
     for pays_from in (3, 10**9):
-        monkeypatch.setattr(ridge_forms, "_PAYS_FROM", pays_from)
+        monkeypatch.setattr(quadratic_forms, "_PAYS_FROM", pays_from)
         ridge = Ridge(RidgeOptions(select=method, scope=scope, alphas=ALPHAS, block=50))
         ridge.fit({2: subject}, HEADS, Runtime())
         chosen.append(torch.cat([ridge.alphas(head.name, 2) for head in HEADS]))
@@ -135,7 +134,7 @@ def test_float32_forms_choose_nearly_the_best_alpha():
 @pytest.mark.parametrize("pays_from", [3, 10**9])
 def test_an_alpha_too_small_for_the_arithmetic_is_said_and_never_chosen(method, scope, pays_from, caplog, monkeypatch):
     caplog.set_level(logging.WARNING, logger="encoders.ridge.fit")
-    monkeypatch.setattr(ridge_forms, "_PAYS_FROM", pays_from)
+    monkeypatch.setattr(quadratic_forms, "_PAYS_FROM", pays_from)
     ridge = Ridge(RidgeOptions(select=method, scope=scope, alphas=(1e-12, 100.0), precision="float32"))
     ridge.fit({2: make()}, HEADS, Runtime())
     assert "head c: alphas [1e-12] are too small for float32 arithmetic" in caplog.text
