@@ -10,10 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+from eval.pictures import Triple
 
 IMAGENET_TERMS = "BSD-3-Clause (torchvision); trained on ImageNet, whose terms are non-commercial research"
 

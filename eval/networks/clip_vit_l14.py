@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from eval.networks.base import Network
+from eval.pictures import CLIP_MEAN, CLIP_STD
 
 SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
 
@@ -39,8 +40,8 @@ NETWORK = Network(
     sha256=SHA256,
     terms="MIT (openai/CLIP); its model card asks for research use only",
     cache=_cache,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
+    mean=CLIP_MEAN,
+    std=CLIP_STD,
     build=_build,
     forward=_forward,
     prefix="visual.",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
-from eval.networks.base import IMAGENET_MEAN, IMAGENET_STD, Network
+from eval.networks.base import Network
+from eval.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 RELUS = (1, 4, 7, 9, 11)
 """Places of the five ReLUs in AlexNet's convolutional part."""

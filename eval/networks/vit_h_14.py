@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torchvision.models import vit_h_14
 
-from eval.networks.base import IMAGENET_MEAN, IMAGENET_STD, Network
+from eval.networks.base import Network
+from eval.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 
 def _build() -> nn.Module:
