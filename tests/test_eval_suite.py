@@ -17,7 +17,7 @@ from eval.metrics.pixcorr import pixcorr
 from eval.metrics.ssim import ssim
 from eval.networks import _weights as weights
 from eval.networks._features import Extractor
-from eval.networks.scene import network as scene
+from eval.networks.scene.network import SCENE
 from eval.pictures import Resize, planes_last
 from eval.protocols.base import MetricSpec, Protocol, find, names
 from eval.suite import score
@@ -58,10 +58,10 @@ def test_eight_columns_in_order(scores):
 def test_values_equal_the_metrics_on_features(pictures, scores):
     x, y = pictures[0][:, 0], pictures[1]
     size = Resize(64, antialias=True)
-    extract = Extractor(scene.NETWORK, weights.load(scene.NETWORK, None, torch.device("cpu")), size, size, 12)
-    fx, fy = extract(x, scene.NETWORK.taps), extract(y, scene.NETWORK.taps)
+    extract = Extractor(SCENE, weights.load(SCENE, None, torch.device("cpu")), size, size, 12)
+    fx, fy = extract(x, SCENE.taps), extract(y, SCENE.taps)
     expected = {"pixcorr": pixcorr(x, y), "ssim": ssim(x, y)}
-    for tap in scene.NETWORK.taps:
+    for tap in SCENE.taps:
         expected[f"scene-{tap}"] = two_way_identification(fx[tap], fy[tap], ties="half")
     for tap in ("mid", "high"):
         expected[f"scene-{tap}-dist"] = correlation_distance(fx[tap], fy[tap])
@@ -111,7 +111,7 @@ def test_cached_truth_features_give_the_same_numbers(pictures, scores):
     first = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     parts = ["pixcorr shifted", "pixcorr moments", "ssim grey", "ssim centre", "ssim means"]
     kept = {("pixels", f"{part} {start}") for part in parts for start in (0, 8)}
-    assert {(network, tap) for _, network, tap in cache} == kept | {("scene", tap) for tap in scene.NETWORK.taps}
+    assert {(network, tap) for _, network, tap in cache} == kept | {("scene", tap) for tap in SCENE.taps}
     second = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     for name in COLUMNS:
         np.testing.assert_array_equal(first.per_image[name], second.per_image[name])
@@ -323,9 +323,7 @@ def test_a_picture_given_many_times_passes_the_network_once():
         seen.append(len(pixels))
         return {"sum": pixels.sum((2, 3))}
 
-    network = dataclasses.replace(
-        scene.NETWORK, taps=("sum",), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), forward=forward
-    )
+    network = dataclasses.replace(SCENE, taps=("sum",), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), forward=forward)
     pictures = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     order = [0, 1, 0, 2, 1, 0, 0]
     features = Extractor(network, torch.nn.Conv2d(3, 3, 1), None, None, 2)(pictures[order], ["sum"])["sum"]

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor
 
 import eval.plugins
+from eval import _listing
 from eval.networks import _weights as network_weights
 from eval.networks._state_file import sha256_of
 from eval.networks._weights import MissingWeightsError
@@ -138,8 +138,7 @@ class Plugin:
 
 def names() -> list[str]:
     """Return the names of the plug-ins of this folder."""
-    modules = (module.name for module in pkgutil.iter_modules(eval.plugins.__path__))
-    return sorted(name for name in modules if name != "base")
+    return _listing.names(eval.plugins)
 
 
 def find(reference: str | Plugin) -> Plugin:

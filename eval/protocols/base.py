@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import eval.protocols
+from eval import _listing
 from eval.metrics._formulas import FORMULAS, Formula, FormulaName, Kind
 from eval.metrics._readout import Readout
 from eval.metrics._samples import SampleRule
@@ -184,8 +184,7 @@ class Protocol:
 def names() -> list[str]:
     """Return the names of all protocols: the files of this folder."""
     # The folder is the list: a new protocol is a new file and no other edit.
-    modules = (module.name for module in pkgutil.iter_modules(eval.protocols.__path__))
-    return sorted(name.replace("_", "-") for name in modules if name != "base")
+    return [name.replace("_", "-") for name in _listing.names(eval.protocols)]
 
 
 def find(name: str) -> Protocol:

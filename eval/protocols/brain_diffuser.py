@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from eval.metrics._formulas import FormulaName
-from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v1, inception_v3, swav_resnet50
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, INCEPTION_V3, SWAV_RESNET50
 from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -27,12 +28,12 @@ PROTOCOL = Protocol(
     metrics=(
         MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=PIXEL_SIZE),
         MetricSpec("ssim", "SSIM", "ssim-columnwise", resize=PIXEL_SIZE),
-        _on_features("alex2", "Alex(2)", alexnet.NETWORK, "features.4"),
-        _on_features("alex5", "Alex(5)", alexnet.NETWORK, "features.11"),
-        _on_features("inception", "Incep", inception_v3.NETWORK, "avgpool"),
-        _on_features("clip", "CLIP", clip_vit_l14.NETWORK, "encode_image"),
-        _on_features("effnet", "Eff", efficientnet_b1_v1.NETWORK, "avgpool"),
-        _on_features("swav", "SwAV", swav_resnet50.NETWORK, "avgpool"),
+        _on_features("alex2", "Alex(2)", ALEXNET, "features.4"),
+        _on_features("alex5", "Alex(5)", ALEXNET, "features.11"),
+        _on_features("inception", "Incep", INCEPTION_V3, "avgpool"),
+        _on_features("clip", "CLIP", CLIP_VIT_L14, "encode_image"),
+        _on_features("effnet", "Eff", EFFICIENTNET_B1_V1, "avgpool"),
+        _on_features("swav", "SwAV", SWAV_RESNET50, "avgpool"),
     ),
     quirks=(
         "pictures are files: rounded to 8 bits before and after every resizing",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from eval.networks import efficientnet_v2_s, lpips_alex
+from eval.networks.lpips_alex import LPIPS_ALEX
+from eval.networks.torchvision import EFFICIENTNET_V2_S
 from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -14,12 +15,12 @@ PROTOCOL = Protocol(
     metrics=(
         MetricSpec("pcc", "PCC", "pixcorr"),
         MetricSpec("ssim", "SSIM", "ssim-uniform"),
-        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(lpips_alex.NETWORK, "weighted", None)),
+        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(LPIPS_ALEX, "weighted", None)),
         MetricSpec(
             "effnet",
             "Eff",
             "correlation-distance",
-            Feature(efficientnet_v2_s.NETWORK, "avgpool", None, scale=255.0),
+            Feature(EFFICIENTNET_V2_S, "avgpool", None, scale=255.0),
             samples="mean-feature",
         ),
     ),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from eval.metrics._formulas import FormulaName
 from eval.metrics.retrieval import Given, Retrieval
-from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v2, inception_v3, swav_resnet50
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V2, INCEPTION_V3, SWAV_RESNET50
 from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -33,12 +34,12 @@ PROTOCOL = Protocol(
     metrics=(
         MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=_resize(425)),
         MetricSpec("ssim", "SSIM", "ssim", resize=_resize(425)),
-        _on_features("alex2", "Alex(2)", alexnet.NETWORK, "features.4", 256),
-        _on_features("alex5", "Alex(5)", alexnet.NETWORK, "features.11", 256),
-        _on_features("inception", "Incep", inception_v3.NETWORK, "avgpool", 342),
-        _on_features("clip", "CLIP", clip_vit_l14.NETWORK, "encode_image", 224),
-        _on_features("effnet", "Eff", efficientnet_b1_v2.NETWORK, "avgpool", 255),
-        _on_features("swav", "SwAV", swav_resnet50.NETWORK, "avgpool", 224),
+        _on_features("alex2", "Alex(2)", ALEXNET, "features.4", 256),
+        _on_features("alex5", "Alex(5)", ALEXNET, "features.11", 256),
+        _on_features("inception", "Incep", INCEPTION_V3, "avgpool", 342),
+        _on_features("clip", "CLIP", CLIP_VIT_L14, "encode_image", 224),
+        _on_features("effnet", "Eff", EFFICIENTNET_B1_V2, "avgpool", 255),
+        _on_features("swav", "SwAV", SWAV_RESNET50, "avgpool", 224),
         # The labels are the published ones. What they really are is said by `given`, and by the quirk below.
         _retrieval("retrieval-fwd", "Image retr. (swapped)", "image"),
         _retrieval("retrieval-bwd", "Brain retr. (swapped)", "brain"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from eval.metrics._samples import SampleRule
 from eval.metrics.n_way import NWay
-from eval.networks import vit_h_14
+from eval.networks.torchvision import VIT_H_14
 from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
-CLASSES = Feature(vit_h_14.NETWORK, "probabilities", PilResize(518, "bicubic"))
+CLASSES = Feature(VIT_H_14, "probabilities", PilResize(518, "bicubic"))
 
 
 def _accuracy(ways: int, samples: SampleRule) -> MetricSpec:

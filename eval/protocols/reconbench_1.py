@@ -34,16 +34,10 @@ from typing import Literal
 from eval.metrics._formulas import FormulaName
 from eval.metrics.identification import Identification
 from eval.metrics.retrieval import Given, Retrieval
-from eval.networks import (
-    alexnet,
-    clip_vit_l14,
-    efficientnet_b1_v1,
-    efficientnet_b1_v2,
-    inception_v3,
-    lpips_alex,
-    swav_resnet50,
-)
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.lpips_alex import LPIPS_ALEX
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, EFFICIENTNET_B1_V2, INCEPTION_V3, SWAV_RESNET50
 from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -79,14 +73,14 @@ PROTOCOL = Protocol(
     metrics=(
         MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=_resize(425)),
         MetricSpec("ssim", "SSIM", "ssim", resize=_resize(425)),
-        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(lpips_alex.NETWORK, "weighted", _resize(256))),
-        *_both_directions("alex2", "Alex(2)", Feature(alexnet.NETWORK, "features.4", _resize(224))),
-        *_both_directions("alex5", "Alex(5)", Feature(alexnet.NETWORK, "features.11", _resize(224))),
-        *_both_directions("inception", "Incep", Feature(inception_v3.NETWORK, "avgpool", _resize(299))),
-        *_both_directions("clip", "CLIP", Feature(clip_vit_l14.NETWORK, "encode_image", _resize(224, "bicubic"))),
-        _distance("effnet-v1", "Eff V1", efficientnet_b1_v1.NETWORK, 240, counted=False),
-        _distance("effnet-v2", "Eff V2", efficientnet_b1_v2.NETWORK, 240),
-        _distance("swav", "SwAV", swav_resnet50.NETWORK, 224),
+        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(LPIPS_ALEX, "weighted", _resize(256))),
+        *_both_directions("alex2", "Alex(2)", Feature(ALEXNET, "features.4", _resize(224))),
+        *_both_directions("alex5", "Alex(5)", Feature(ALEXNET, "features.11", _resize(224))),
+        *_both_directions("inception", "Incep", Feature(INCEPTION_V3, "avgpool", _resize(299))),
+        *_both_directions("clip", "CLIP", Feature(CLIP_VIT_L14, "encode_image", _resize(224, "bicubic"))),
+        _distance("effnet-v1", "Eff V1", EFFICIENTNET_B1_V1, 240, counted=False),
+        _distance("effnet-v2", "Eff V2", EFFICIENTNET_B1_V2, 240),
+        _distance("swav", "SwAV", SWAV_RESNET50, 224),
         _retrieval("retrieval-image", "Image retr.", "brain"),
         _retrieval("retrieval-brain", "Brain retr.", "image"),
         MetricSpec("brain-correlation", "Brain corr.", "brain-correlation", needs=("images", "betas")),

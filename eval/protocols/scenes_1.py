@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from eval.metrics._formulas import FormulaName
 from eval.metrics.identification import Identification
-from eval.networks.scene import network
+from eval.networks.scene.network import SCENE
 from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -19,7 +19,7 @@ SIZE = Resize(64, antialias=True)
 
 def _on_features(name: str, label: str, formula: FormulaName, tap: str) -> MetricSpec:
     readout = Identification(ties="half") if formula == "two-way-identification" else None
-    return MetricSpec(name, label, formula, Feature(network.NETWORK, tap, SIZE), readout=readout)
+    return MetricSpec(name, label, formula, Feature(SCENE, tap, SIZE), readout=readout)
 
 
 PROTOCOL = Protocol(
