@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from types import ModuleType
@@ -40,3 +41,10 @@ def objects(folder: ModuleType, kind: type[T]) -> dict[str, T]:
             if isinstance(each, kind) and found.setdefault(each.name, each) is not each:
                 raise ValueError(f"two objects of {folder.__name__} are named {each.name!r}, one in {name}.py")
     return dict(sorted(found.items()))
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Return what to say of a name that is not known: all that are, and the nearest."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {kind} {name!r}, allowed: {', '.join(known)}{hint}"

@@ -119,6 +119,11 @@ def check_images(images: Tensor, side: str, dimensions: tuple[int, ...]) -> None
             raise ValueError(f"{side} must be {allowed}; image {index} has values from {low:g} to {high:g}{hint}")
 
 
+def unit_images(images: Tensor) -> Tensor:
+    """Return images as floating point in [0, 1]: uint8 divided by 255, floating point as it came."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
 def planes_last(images: Tensor) -> Tensor:
     """Return pictures `(B, C, H, W)` laid out in memory as `(H, W, B, C)`: the values of all pictures at one place.
 

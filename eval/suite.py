@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval._scoring.job import EncodingModel, FeatureCache, Job
+from eval import _listing
+from eval._scoring.call import Call, EncodingModel
+from eval._scoring.feature_store import FeatureCache
 from eval._scoring.one_pass import compute
 from eval.networks import _weights as network_weights
 from eval.networks._features import DTYPES, Precision
@@ -147,7 +149,7 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     chosen = protocols.find(protocol) if isinstance(protocol, str) else protocol
     _check(reconstructions, truth, latents, betas)
     if precision not in DTYPES:
-        raise ValueError(protocols.unknown("precision", precision, list(DTYPES)))
+        raise ValueError(_listing.unknown("precision", precision, list(DTYPES)))
     stacked = reconstructions if reconstructions.ndim == 5 else reconstructions[:, None]
     given = {"images": True, "predictions": latents, "true latents": latents, "betas": betas}
     reasons = {spec.name: _missing(spec, len(truth), given) for spec in chosen.metrics}
@@ -157,8 +159,8 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     digests = _digests(wanted, weights)
     more = {name: digest for plugin in extra for name, digest in plugin.digests(weights).items()}
     place = torch.device(device)
-    job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
-    per_image = compute(wanted, job)
+    call = Call(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
+    per_image = compute(wanted, call)
     inputs = Inputs(stacked, truth, weights, place, batch)
     for plugin in extra:
         per_image |= {name: each.numpy() for name, each in plugin.values(inputs).items()}

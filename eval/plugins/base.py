@@ -36,7 +36,6 @@ from eval.networks import _weights as network_weights
 from eval.networks._state_file import sha256_of
 from eval.networks._weights import MissingWeightsError
 from eval.networks.base import Network
-from eval.protocols.base import unknown
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def find(reference: str | Plugin) -> Plugin:
     module, colon, attribute = reference.partition(":")
     if not colon:
         if reference not in names():
-            raise ValueError(f"{unknown('plug-in', reference, names())}; others as module:OBJECT")
+            raise ValueError(f"{_listing.unknown('plug-in', reference, names())}; others as module:OBJECT")
         module, attribute = f"eval.plugins.{reference}", "PLUGIN"
     try:
         found = getattr(importlib.import_module(module), attribute, None)

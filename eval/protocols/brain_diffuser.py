@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from eval.metrics._formulas import FormulaName
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.ssim import SSIM_COLUMNWISE
 from eval.networks.base import Network
 from eval.networks.clip_vit_l14 import CLIP_VIT_L14
 from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, INCEPTION_V3, SWAV_RESNET50
@@ -16,7 +19,7 @@ PIXEL_SIZE = PilResize(425, "bicubic")
 
 
 def _on_features(name: str, label: str, network: Network, tap: str) -> MetricSpec:
-    formula: FormulaName = "correlation-distance" if name in ("effnet", "swav") else "two-way-identification"
+    formula = CORRELATION_DISTANCE if name in ("effnet", "swav") else TWO_WAY_IDENTIFICATION
     return MetricSpec(name, label, formula, Feature(network, tap, NETWORK_SIZE))
 
 
@@ -26,8 +29,8 @@ PROTOCOL = Protocol(
     summary="The eight metrics of Brain-Diffuser's scripts on picture files of 982 shared images of NSD (37 sessions).",
     first=None,
     metrics=(
-        MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=PIXEL_SIZE),
-        MetricSpec("ssim", "SSIM", "ssim-columnwise", resize=PIXEL_SIZE),
+        MetricSpec("pixcorr", "PixCorr", PIXCORR, resize=PIXEL_SIZE),
+        MetricSpec("ssim", "SSIM", SSIM_COLUMNWISE, resize=PIXEL_SIZE),
         _on_features("alex2", "Alex(2)", ALEXNET, "features.4"),
         _on_features("alex5", "Alex(5)", ALEXNET, "features.11"),
         _on_features("inception", "Incep", INCEPTION_V3, "avgpool"),

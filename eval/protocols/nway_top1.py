@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from eval.metrics._samples import SampleRule
-from eval.metrics.n_way import NWay
+from eval.metrics.n_way import N_WAY_TOP_K, NWay
 from eval.networks.torchvision import VIT_H_14
 from eval.pictures import PilResize
-from eval.protocols.base import Feature, MetricSpec, Protocol
+from eval.protocols.base import Feature, MetricSpec, Protocol, SampleRule
 
 CLASSES = Feature(VIT_H_14, "probabilities", PilResize(518, "bicubic"))
 
@@ -14,7 +13,7 @@ CLASSES = Feature(VIT_H_14, "probabilities", PilResize(518, "bicubic"))
 def _accuracy(ways: int, samples: SampleRule) -> MetricSpec:
     best = samples == "best-sample"
     name, label = f"{ways}-way{'-max' if best else ''}", f"{ways}-way top-1{' (max)' if best else ''}"
-    return MetricSpec(name, label, "n-way-top-k", CLASSES, readout=NWay(ways, 1, 1000), samples=samples)
+    return MetricSpec(name, label, N_WAY_TOP_K, CLASSES, readout=NWay(ways, 1, 1000), samples=samples)
 
 
 PROTOCOL = Protocol(

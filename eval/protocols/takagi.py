@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.metrics.identification import Identification
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
 from eval.networks.base import Network
 from eval.networks.clip_vit_l14 import CLIP_VIT_L14_HIDDEN
 from eval.networks.torchvision import ALEXNET_POOLED, INCEPTION_V3
@@ -16,7 +16,7 @@ CLIP_PROCESSOR = PilResize(224, "bicubic")
 def _on_features(name: str, label: str, network: Network, tap: str, resize: PilResize) -> MetricSpec:
     feature = Feature(network, tap, resize)
     readout = Identification(transpose=True, ties="zero")
-    return MetricSpec(name, label, "two-way-identification", feature, readout=readout, samples="mean-comparison")
+    return MetricSpec(name, label, TWO_WAY_IDENTIFICATION, feature, readout=readout, samples="mean-comparison")
 
 
 PROTOCOL = Protocol(

@@ -18,12 +18,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from eval.metrics._base import unit_images
 from eval.networks import _weights as network_weights
 from eval.networks._features import Extractor
 from eval.networks.base import Network
 from eval.networks.torchvision import ALEXNET
-from eval.pictures import Resize
+from eval.pictures import Resize, unit_images
 from eval.protocols.base import Protocol
 
 FEWEST = 10

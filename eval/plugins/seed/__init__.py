@@ -14,12 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eval.metrics._base import unit_images
 from eval.metrics.correlation_distance import correlation_distance
 from eval.networks import _weights as weights
 from eval.networks._features import Extractor
 from eval.networks.torchvision import EFFICIENTNET_B1_V2
-from eval.pictures import Resize
+from eval.pictures import Resize, unit_images
 from eval.plugins.base import Column, Inputs, Model, Plugin, locate
 from eval.plugins.seed.captions import Captioner, Sentences, caption_similarity
 from eval.plugins.seed.objects import ObjectDetector, object_f1
