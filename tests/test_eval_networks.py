@@ -17,7 +17,8 @@ from eval.metrics._correlation import cross_correlation
 from eval.metrics.identification import TWO_WAY_IDENTIFICATION
 from eval.networks import _weights as weights
 from eval.networks import lpips_alex
-from eval.networks._weights import MissingWeightsError, WrongWeightsError
+from eval.networks._state_file import WrongWeightsError
+from eval.networks._weights import MissingWeightsError
 from eval.networks.base import Network
 from eval.networks.scene.network import SCENE
 from eval.networks.scene.train import Options, normalise, read_scenes, train

@@ -17,7 +17,8 @@ from bench.core import console
 from bench.scoring import weights_list
 from eval.networks import _weights as weights
 from eval.networks._download import DownloadError
-from eval.networks._weights import MissingWeightsError, WrongWeightsError
+from eval.networks._state_file import WrongWeightsError
+from eval.networks._weights import MissingWeightsError
 from eval.networks.clip_vit_l14 import CLIP_VIT_L14
 from eval.networks.lpips_alex import LPIPS_ALEX
 from eval.networks.scene.network import SCENE

@@ -56,7 +56,8 @@ def compute(specs: Sequence[MetricSpec], call: Call) -> dict[str, Array]:
 
 def _latent_values(spec: MetricSpec, call: Call) -> Tensor:
     assert call.latents is not None
-    return spec.formula(*(side.to(call.device) for side in call.latents), readout=spec.reads_out)
+    predicted, true = (side.to(call.device) for side in call.latents)
+    return spec.formula(predicted, true, spec.reads_out)
 
 
 def _beta_values(spec: MetricSpec, call: Call) -> Tensor:

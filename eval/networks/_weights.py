@@ -15,10 +15,8 @@ from torch import Tensor, nn
 import eval.networks
 from eval._listing import objects
 from eval.networks._download import Advance, download
-from eval.networks._state_file import WrongWeightsError, check_entries, own_entries, read_state, sha256_of
+from eval.networks._state_file import check_entries, own_entries, read_state, sha256_of
 from eval.networks.base import Network
-
-__all__ = ["MissingWeightsError", "WrongWeightsError"]
 
 UNTRAINED = "untrained"
 """The literal that asks for random weights; nothing else ever gives them."""

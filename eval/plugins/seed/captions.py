@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Captioner:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.device = device
-        self.model = pretrained.model("AutoModelForCausalLM", folder, device)
+        self.model: Any = pretrained.model("AutoModelForCausalLM", folder, device)
         self.prepare = pretrained.part("AutoImageProcessor", folder)
         self.tokenizer = pretrained.part("AutoTokenizer", folder)
 

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
-def part(kind: str, folder: Path) -> Any:
+def part(kind: str, folder: Path, **options: bool) -> Any:  # noqa: ANN401 - these classes share no type
     """Return the image processor or tokenizer of a folder, by the name of transformers' class."""
-    return _kind(kind).from_pretrained(folder, local_files_only=True)
-
-
-def model(kind: str, folder: Path, device: torch.device) -> Any:
-    """Return the model of a folder, by the name of transformers' class, on a device and ready for inference."""
-    return _kind(kind).from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
-
-
-def _kind(name: str) -> Any:
     import transformers  # here: it takes seconds, and who lists plug-ins needs none of it
 
-    return getattr(transformers, name)
+    return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, **options)
+
+
+def model(kind: str, folder: Path, device: torch.device) -> nn.Module:
+    """Return the model of a folder, by the name of transformers' class, on a device and ready for inference."""
+    loaded: nn.Module = part(kind, folder, use_safetensors=True)
+    return loaded.to(device).eval()
