@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Protocol, TypeVar
 
 
-class Named(Protocol):
+class HasName(Protocol):
     """Anything that has a name."""
 
     @property
@@ -18,7 +18,7 @@ class Named(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Named)
+T = TypeVar("T", bound=HasName)
 
 
 def names(folder: ModuleType) -> list[str]:

@@ -66,8 +66,8 @@ def test_feature_metrics_are_their_definitions(pictures, scores, metric):
             values.append(((shown - truth) ** 2).sum(1))
         else:
             r = np.corrcoef(truth, shown)[:6, 6:]
-            own = np.diag(r)[:, None] if metric.transpose else np.diag(r)
-            values.append((r < own).sum(axis=1 if metric.transpose else 0) / 5)
+            own = np.diag(r)[:, None] if metric.reads_out.transpose else np.diag(r)
+            values.append((r < own).sum(axis=1 if metric.reads_out.transpose else 0) / 5)
     np.testing.assert_allclose(scores.per_image[metric.name], np.mean(values, axis=0), rtol=1e-4, atol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_columns_and_what_counts():
     assert all(isinstance(step, Resize) and step.antialias for step in steps)
     assert PROTOCOL.first is None
     assert {m.samples for m in PROTOCOL.metrics} == {"mean-score"}
-    assert all(m.ties == "half" for m in PROTOCOL.metrics if m.kind == "identification")
+    assert all(m.reads_out.ties == "half" for m in PROTOCOL.metrics if m.kind == "identification")
     assert PROTOCOL["retrieval-image"].reads_out.given == "brain"
     assert PROTOCOL["retrieval-brain"].reads_out.given == "image"
     for word in (

@@ -280,7 +280,7 @@ def test_mindeye2_states_the_published_choices():
     protocol = find("mindeye2")
     assert protocol.first == Resize(256, antialias=False)
     assert [protocol[name].resize for name in ("pixcorr", "ssim")] == [Resize(425, antialias=False)] * 2
-    assert not any(m.transpose or m.ties != "zero" for m in protocol.metrics)
+    assert all(m.reads_out == Identification() for m in protocol.metrics if m.kind == "identification")
     assert [m.chance for m in protocol.metrics[:8]] == [None, None, 0.5, 0.5, 0.5, 0.5, None, None]
     assert [m.ranked for m in protocol.metrics] == [True] * 8 + [False] * 3
 

@@ -65,7 +65,7 @@ class Call:
         return list(self.reconstructions.unbind(1))
 
 
-def prepared(call: Call, networks: bool) -> Call:
+def ready(call: Call, networks: bool) -> Call:
     """Return the call with digests and equal pictures found, and the first step done if its outcome fits in memory.
 
     Args:

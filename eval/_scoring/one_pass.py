@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval._scoring import feature_store
-from eval._scoring.call import Call, EncodingModel, prepared
+from eval._scoring.call import Call, EncodingModel, ready
 from eval._scoring.pixels import pixel_values, slices
 from eval._scoring.samples import SampleValues, combine
 from eval.networks import _weights as network_weights
@@ -45,7 +45,7 @@ def compute(specs: Sequence[MetricSpec], call: Call) -> dict[str, Array]:
     values = {
         spec.name: _SUPPLIED[spec.formula.reads](spec, call) for spec in networkless if spec.formula.reads in _SUPPLIED
     }
-    call = prepared(call, networks=len(networkless) < len(specs))
+    call = ready(call, networks=len(networkless) < len(specs))
     values |= pixel_values([spec for spec in networkless if spec.formula.reads not in _SUPPLIED], call)
     for network in dict.fromkeys(spec.feature.network for spec in specs if spec.feature):
         # One at a time in memory: CLIP alone holds 1.2 GB.

@@ -14,7 +14,7 @@ from torch import Tensor
 from eval._scoring import feature_store
 from eval._scoring.call import Call
 from eval._scoring.samples import combine
-from eval.metrics.base import TOGETHER, Prepared
+from eval.metrics.base import TOGETHER, TruthParts
 from eval.pictures import Step, planes_last, unit_images
 from eval.protocols.base import MetricSpec
 
@@ -45,9 +45,9 @@ def pixel_values(specs: Sequence[MetricSpec], call: Call) -> dict[str, Tensor]:
     for rows in slices(len(call.truth), TOGETHER):
         for resize in dict.fromkeys(spec.resize for spec in specs):  # metrics of one size share the pictures
             group = [spec for spec in specs if spec.resize == resize]
-            prepared = _prepared(group, rows, call)
+            truths = _truth_parts(group, rows, call)
             shown = [_sized(sample[rows], call.first, resize, call) for sample in call.samples]
-            for spec, truth in zip(group, prepared, strict=True):
+            for spec, truth in zip(group, truths, strict=True):
                 parts[spec.name].append(torch.stack([spec.formula.pixels.compare(each, truth) for each in shown]))
     return {s.name: combine(torch.cat(parts[s.name], 1), s.samples, s.higher_is_better) for s in specs}
 
@@ -74,7 +74,7 @@ def _sized(images: Tensor, first: Step | None, resize: Step | None, call: Call) 
     return resize(pixels) if resize else pixels
 
 
-def _prepared(specs: Sequence[MetricSpec], rows: slice, call: Call) -> list[Prepared]:
+def _truth_parts(specs: Sequence[MetricSpec], rows: slice, call: Call) -> list[TruthParts]:
     """Return what each metric of one size needs of these truths: from the cache, or made and put there."""
     digest = feature_store.digest(call.truth_digest, call.protocol_first, specs[0].resize, TOGETHER)
     cache = {} if call.cache is None else call.cache

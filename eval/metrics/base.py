@@ -15,7 +15,7 @@ from torch import Tensor
 Kind = Literal["pixel", "identification", "distance", "classification", "retrieval", "brain"]
 Reads = Literal["pixels", "features", "paired features", "latents", "betas"]
 """Where both sides come from; "paired features" never meet those of other images and are not kept."""
-Prepared = tuple[Tensor, ...]
+TruthParts = tuple[Tensor, ...]
 """Tensors that belong to some truths; whoever compares leaves them as they are."""
 
 TOGETHER = 8
@@ -64,8 +64,8 @@ class PixelSteps:
     """
 
     parts: tuple[str, ...]
-    prepare: Callable[[Tensor], Prepared]
-    compare: Callable[[Tensor, Prepared], Tensor]
+    prepare: Callable[[Tensor], TruthParts]
+    compare: Callable[[Tensor, TruthParts], Tensor]
 
     def __call__(self, reconstructions: Tensor, truth: Tensor) -> Tensor:
         """Return `(N,)` float64 values of reconstructions and truths `(N, 3, H, W)`, a few at a time.

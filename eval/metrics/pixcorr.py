@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from eval.metrics._correlation import CHUNK_BYTES, SAMPLE
-from eval.metrics.base import Formula, PixelSteps, Prepared
+from eval.metrics.base import Formula, PixelSteps, TruthParts
 from eval.pictures import planes_last, unit_images
 
 
-def _prepared(truth: Tensor) -> Prepared:
+def _prepare(truth: Tensor) -> TruthParts:
     """Return truths `(B, C, H, W)`, shifted, and `(2, B)` float64: their sums and centred sums of squares."""
     laid, start = _laid(truth)
     shifted = laid - start.view(-1, 1, 1, 1)
@@ -25,7 +25,7 @@ def _prepared(truth: Tensor) -> Prepared:
     return shifted, torch.stack([sums, _centred(squares, sums, sums, shifted)])
 
 
-def _correlations(reconstructions: Tensor, prepared: Prepared) -> Tensor:
+def _correlations(reconstructions: Tensor, prepared: TruthParts) -> Tensor:
     """Return `(B,)` PixCorr of reconstructions `(B, C, H, W)` with truths that are prepared."""
     true, (true_sums, true_squares) = prepared
     shown, start = _laid(reconstructions)
@@ -69,7 +69,7 @@ def _centred(products: Tensor, sums_x: Tensor, sums_y: Tensor, images: Tensor) -
     return products - sums_x * sums_y / images[0].numel()
 
 
-PIXCORR = Formula("pixcorr", "pixel", "pixels", PixelSteps(("shifted", "moments"), _prepared, _correlations))
+PIXCORR = Formula("pixcorr", "pixel", "pixels", PixelSteps(("shifted", "moments"), _prepare, _correlations))
 """Correlates pixels, all channels together (Ozcelik & VanRullen 2023: `numpy.corrcoef` of the flattened RGB image).
 
 Pictures are `(N, C, H, W)` uint8 or floating point. Where either is constant the published formula gives NaN, and with

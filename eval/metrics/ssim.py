@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.metrics.base import Formula, PixelSteps, Prepared
+from eval.metrics.base import Formula, PixelSteps, TruthParts
 from eval.pictures import planes_last, unit_images
 
 STRIP = 128
@@ -66,7 +66,7 @@ def _check_size(images: Tensor, window: Window, axes: tuple[int, ...]) -> None:
         raise ValueError(f"SSIM needs images (N, 3, H, W) of at least {least} x {least} pixels, got {shape}")
 
 
-def _prepared(truth: Tensor, window: Window, axes: tuple[int, ...]) -> Prepared:
+def _prepare(truth: Tensor, window: Window, axes: tuple[int, ...]) -> TruthParts:
     """Return centred grey values `(H, W, B)`, their centres `(B,)`, and the windows' means of truths `(B, 3, H, W)`."""
     _check_size(truth, window, axes)
     grey = _grey(truth)
@@ -75,7 +75,7 @@ def _prepared(truth: Tensor, window: Window, axes: tuple[int, ...]) -> Prepared:
     return grey, centre, _smooth(grey, window, axes)
 
 
-def _similarity(reconstructions: Tensor, prepared: Prepared, window: Window, axes: tuple[int, ...]) -> Tensor:
+def _similarity(reconstructions: Tensor, prepared: TruthParts, window: Window, axes: tuple[int, ...]) -> Tensor:
     """Return `(B,)` float64 means of the SSIM maps of reconstructions `(B, 3, H, W)`."""
     y, centre, mean_y = prepared
     # Variances and covariances do not feel a shift; centred, their differences of squares lose far fewer digits.
@@ -121,7 +121,7 @@ def _formula(name: str, window: Window = GAUSSIAN, axes: tuple[int, ...] = (0, 1
 
     Of the truths it keeps `(H, W, B)` grey values about their means, the means `(B,)`, and the windows' means.
     """
-    prepare = partial(_prepared, window=window, axes=axes)
+    prepare = partial(_prepare, window=window, axes=axes)
     steps = PixelSteps(("grey", "centre", "means"), prepare, partial(_similarity, window=window, axes=axes))
     return Formula(name, "pixel", "pixels", steps)
 

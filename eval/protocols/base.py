@@ -9,7 +9,6 @@ from typing import Literal
 import eval.protocols
 from eval import _listing
 from eval.metrics.base import Formula, Kind, Readout
-from eval.metrics.identification import Identification
 from eval.networks.base import Network
 from eval.pictures import Step
 
@@ -122,16 +121,6 @@ class MetricSpec:
     def ranked(self) -> bool:
         """Whether ranks may count it: never retrieval, brain correlation, or what chose its sample by the truth."""
         return self.counted and self.formula.ranked and self.samples != "best-sample"
-
-    @property
-    def transpose(self) -> bool:
-        """For identification, whether it compares with other reconstructions instead of other truths."""
-        return isinstance(self.reads_out, Identification) and self.reads_out.transpose
-
-    @property
-    def ties(self) -> str:
-        """For identification, what a tie counts; "zero" for all others."""
-        return self.reads_out.ties if isinstance(self.reads_out, Identification) else "zero"
 
 
 @dataclass(frozen=True)
