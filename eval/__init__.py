@@ -1,1 +1,1 @@
-"""What is measured: metrics, protocols and statistics as pure functions and torchmetrics classes."""
+"""What is measured: metrics, networks, protocols and statistics; `eval.suite.score` is the call."""

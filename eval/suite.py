@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval._scoring.job import EncodingModel, FeatureCache, Job
+from eval import _listing
+from eval._scoring.call import Call, EncodingModel
+from eval._scoring.feature_store import FeatureCache
 from eval._scoring.one_pass import compute
 from eval.networks import _weights as network_weights
 from eval.networks._features import DTYPES, Precision
@@ -147,18 +149,18 @@ def score(  # noqa: PLR0913 - the one call that users make; everything after `de
     chosen = protocols.find(protocol) if isinstance(protocol, str) else protocol
     _check(reconstructions, truth, latents, betas)
     if precision not in DTYPES:
-        raise ValueError(protocols.unknown("precision", precision, list(DTYPES)))
+        raise ValueError(_listing.unknown("precision", precision, list(DTYPES)))
     stacked = reconstructions if reconstructions.ndim == 5 else reconstructions[:, None]
     given = {"images": True, "predictions": latents, "true latents": latents, "betas": betas}
     reasons = {spec.name: _missing(spec, len(truth), given) for spec in chosen.metrics}
     wanted = [spec for spec in chosen.metrics if reasons[spec.name] is None]
-    extra = _found(plugins, chosen)
+    extra = _plugins(plugins, chosen)
     # All weights are looked for before anything is computed: a missing file must not cost an hour.
     digests = _digests(wanted, weights)
     more = {name: digest for plugin in extra for name, digest in plugin.digests(weights).items()}
     place = torch.device(device)
-    job = Job(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
-    per_image = compute(wanted, job)
+    call = Call(stacked, truth, chosen.first, weights, digests, place, batch, features, latents, betas, precision)
+    per_image = compute(wanted, call)
     inputs = Inputs(stacked, truth, weights, place, batch)
     for plugin in extra:
         per_image |= {name: each.numpy() for name, each in plugin.values(inputs).items()}
@@ -185,16 +187,19 @@ def _results(
     # The same draws for all metrics: their intervals come from the same resampled images.
     estimates = dict(zip(per_image, bootstrap.bootstraps(list(per_image.values()), seed=seed), strict=True))
     own = [_result(spec, reasons[spec.name], estimates) for spec in protocol.metrics]
-    return (*own, *(_told(c.name, estimates[c.name], c.higher_is_better) for each in extra for c in each.columns))
+    return (
+        *own,
+        *(_with_uncertainty(c.name, estimates[c.name], c.higher_is_better) for each in extra for c in each.columns),
+    )
 
 
-def _found(plugins: Sequence[str | Plugin], protocol: Protocol) -> list[Plugin]:
+def _plugins(references: Sequence[str | Plugin], protocol: Protocol) -> list[Plugin]:
     """Return the plug-ins.
 
     Raises:
         ValueError: If one is not known, or a column's name stands twice.
     """
-    found = [metric_plugins.find(plugin) for plugin in plugins]
+    found = [metric_plugins.find(reference) for reference in references]
     taken = [metric.name for metric in protocol.metrics] + [column.name for each in found for column in each.columns]
     if twice := sorted({name for name in taken if taken.count(name) > 1}):
         raise ValueError(f"metric {twice[0]!r} stands twice: in {protocol.name} or in two plug-ins")
@@ -247,10 +252,10 @@ def _missing(spec: MetricSpec, n: int, given: Mapping[str, object]) -> str | Non
 def _result(spec: MetricSpec, reason: str | None, estimates: Mapping[str, Estimate]) -> MetricResult:
     if reason is not None:
         return MetricResult(spec.name, None, 0, None, None, spec.higher_is_better, f"not computed: needs {reason}")
-    return _told(spec.name, estimates[spec.name], spec.higher_is_better)
+    return _with_uncertainty(spec.name, estimates[spec.name], spec.higher_is_better)
 
 
-def _told(name: str, estimate: Estimate, higher_is_better: bool) -> MetricResult:
+def _with_uncertainty(name: str, estimate: Estimate, higher_is_better: bool) -> MetricResult:
     error = None if np.isnan(estimate.standard_error) else estimate.standard_error
     interval = (estimate.low, estimate.high)
     return MetricResult(name, estimate.value, estimate.n, error, interval, higher_is_better)

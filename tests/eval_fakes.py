@@ -9,12 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import eval.metrics
+from eval._listing import objects
+from eval.metrics.base import Formula
 from eval.networks import _weights as weights
 from eval.networks.base import Network
 from eval.plugins.base import Column, Inputs, Plugin
 from eval.protocols.base import Protocol
 
 CLASSES = 120
+FORMULAS = objects(eval.metrics, Formula)
+
+
+def sides(formula: Formula) -> tuple[Tensor, Tensor]:
+    """What a formula may be given: both sides of a few more images than it needs, pictures or rows of numbers."""
+    n = formula.readout.least_images + 9
+    shape = (n, 3, 24, 20) if formula.reads == "pixels" else (n, CLASSES)
+    x, y = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = torch.linspace(0, 0.5, n, dtype=torch.float64).view(n, *(1 for _ in shape[1:]))  # from unlike to much alike
+    return (1 - own) * x + own * y, y
 
 
 class TinyNet(nn.Module):

@@ -8,14 +8,11 @@ from scipy.spatial.distance import correlation
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from eval.metrics.correlation_distance import CorrelationDistance, correlation_distance
-from eval.metrics.identification import (
-    TwoWayIdentification,
-    identification_from_correlations,
-    two_way_identification,
-)
-from eval.metrics.pixcorr import PixCorr, pixcorr
-from eval.metrics.ssim import SSIM, ssim
+from eval.metrics.correlation_distance import correlation_distance
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.ssim import SSIM, SSIM_COLUMNWISE
+from eval.training import PerImageMetric
 
 SSIM_KEYWORDS = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
 
@@ -45,24 +42,10 @@ def _reference_identification(predicted, truth):
     return (r < np.diag(r)).sum(axis=0) / (n - 1)
 
 
-def _metrics():
-    return {
-        "pixcorr": (PixCorr(), pixcorr),
-        "ssim": (SSIM(), ssim),
-        "ssim-columnwise": (SSIM(columnwise=True), lambda x, y: ssim(x, y, columnwise=True)),
-        "distance": (CorrelationDistance(), correlation_distance),
-        "identification": (TwoWayIdentification(), two_way_identification),
-        "identification-transposed": (
-            TwoWayIdentification(transpose=True, ties="half"),
-            lambda x, y: two_way_identification(x, y, transpose=True, ties="half"),
-        ),
-    }
-
-
 def test_pixcorr_is_numpy_corrcoef(pictures):
     x, y = pictures
     expected = [np.corrcoef(a.numpy().ravel(), b.numpy().ravel())[0, 1] for a, b in zip(x, y, strict=True)]
-    np.testing.assert_allclose(pixcorr(x, y), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(PIXCORR(x, y), expected, rtol=0, atol=1e-12)
 
 
 def test_ssim_is_scikit_image_on_the_grey_image(pictures):
@@ -72,14 +55,14 @@ def test_ssim_is_scikit_image_on_the_grey_image(pictures):
         )
         for a, b in zip(*pictures, strict=True)
     ]
-    np.testing.assert_allclose(ssim(*pictures), expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(SSIM(*pictures), expected, rtol=0, atol=1e-10)
 
 
 def test_columnwise_ssim_is_scikit_image_with_columns_for_channels(pictures):
     greys = [[rgb2gray(a.numpy().transpose(1, 2, 0)) for a in side] for side in pictures]
     expected = [structural_similarity(a, b, channel_axis=-1, **SSIM_KEYWORDS) for a, b in zip(*greys, strict=True)]
-    np.testing.assert_allclose(ssim(*pictures, columnwise=True), expected, rtol=0, atol=1e-10)
-    assert not np.allclose(ssim(*pictures), expected, atol=1e-3)
+    np.testing.assert_allclose(SSIM_COLUMNWISE(*pictures), expected, rtol=0, atol=1e-10)
+    assert not np.allclose(SSIM(*pictures), expected, atol=1e-3)
 
 
 def test_correlation_distance_is_scipy(features):
@@ -91,30 +74,30 @@ def test_correlation_distance_is_scipy(features):
 def test_identification_is_the_published_function(features):
     x, y = features
     expected = _reference_identification(x.numpy(), y.numpy())
-    np.testing.assert_array_equal(two_way_identification(x, y), expected)
+    np.testing.assert_array_equal(TWO_WAY_IDENTIFICATION(x, y), expected)
     assert 0.55 < expected.mean() < 0.98
 
 
 def test_transposed_identification_swaps_the_sides(features):
     x, y = features
-    transposed = two_way_identification(x, y, transpose=True)
+    transposed = TWO_WAY_IDENTIFICATION(x, y, Identification(transpose=True))
     np.testing.assert_array_equal(transposed, _reference_identification(y.numpy(), x.numpy()))
-    assert not torch.equal(transposed, two_way_identification(x, y))
+    assert not torch.equal(transposed, TWO_WAY_IDENTIFICATION(x, y))
 
 
 def test_identification_does_not_depend_on_the_chunk_size(features, monkeypatch):
-    whole = two_way_identification(*features)
-    monkeypatch.setattr("eval.metrics._base.CHUNK_BYTES", 30 * 8 * 4)
-    assert torch.equal(two_way_identification(*features), whole)
+    whole = TWO_WAY_IDENTIFICATION(*features)
+    monkeypatch.setattr("eval.metrics._correlation.CHUNK_BYTES", 30 * 8 * 4)
+    assert torch.equal(TWO_WAY_IDENTIFICATION(*features), whole)
 
 
 def test_identity_is_a_perfect_score(pictures):
     _, y = pictures
     ones = np.ones(len(y))
     for function, best in (
-        (pixcorr, ones),
-        (ssim, ones),
-        (two_way_identification, ones),
+        (PIXCORR, ones),
+        (SSIM, ones),
+        (TWO_WAY_IDENTIFICATION, ones),
         (correlation_distance, 0 * ones),
     ):
         np.testing.assert_allclose(function(y, y), best, rtol=0, atol=1e-12)
@@ -124,23 +107,23 @@ def test_identification_of_unrelated_features_is_chance():
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(2, 300, 64, generator=generator)
     for transpose in (False, True):
-        assert abs(two_way_identification(x, y, transpose=transpose).mean() - 0.5) < 0.03
+        assert abs(TWO_WAY_IDENTIFICATION(x, y, Identification(transpose=transpose)).mean() - 0.5) < 0.03
 
 
 def test_ties_count_nothing_or_one_half(features):
     x, y = features
     same = x[:1].expand_as(x)  # one picture for every stimulus: in the transposed direction everything ties
-    assert two_way_identification(same, y, transpose=True).eq(0).all()
-    assert two_way_identification(same, y, transpose=True, ties="half").eq(0.5).all()
+    assert TWO_WAY_IDENTIFICATION(same, y, Identification(transpose=True)).eq(0).all()
+    assert TWO_WAY_IDENTIFICATION(same, y, Identification(True, "half")).eq(0.5).all()
     twins = y.clone()
     twins[1] = twins[0]
-    assert two_way_identification(twins, twins)[:2].tolist() == [28 / 29, 28 / 29]
-    assert two_way_identification(twins, twins, ties="half")[:2].tolist() == [28.5 / 29, 28.5 / 29]
+    assert TWO_WAY_IDENTIFICATION(twins, twins)[:2].tolist() == [28 / 29, 28 / 29]
+    assert TWO_WAY_IDENTIFICATION(twins, twins, Identification(ties="half"))[:2].tolist() == [28.5 / 29, 28.5 / 29]
 
 
 def test_one_picture_for_all_is_at_chance_against_other_truths(features):
     x, y = features
-    score = two_way_identification(x[:1].expand_as(x), y).mean()
+    score = TWO_WAY_IDENTIFICATION(x[:1].expand_as(x), y).mean()
     assert score == pytest.approx(0.5)
 
 
@@ -151,7 +134,7 @@ def test_constant_features_count_as_lost(features, ties):
     with np.errstate(invalid="ignore"):
         expected = _reference_identification(x.numpy(), y.numpy())
     x[3], y[7] = 0.1, 0.3
-    score = two_way_identification(x, y, ties=ties)
+    score = TWO_WAY_IDENTIFICATION(x, y, Identification(ties=ties))
     assert score[3] == 0
     assert score[7] == 0
     others = [i for i in range(30) if i not in (3, 7)]
@@ -162,62 +145,13 @@ def test_constant_features_count_as_lost(features, ties):
 def test_constant_images_score_zero_and_distance_one(pictures):
     x, y = pictures
     x[0], y[1] = 0.1, 0.7
-    for values in (pixcorr(x, y), 1 - correlation_distance(x, y)):
+    for values in (PIXCORR(x, y), 1 - correlation_distance(x, y)):
         assert values[:2].tolist() == [0, 0]
         assert torch.isfinite(values).all()
-    assert torch.isfinite(ssim(x, y)).all()
+    assert torch.isfinite(SSIM(x, y)).all()
 
 
-@pytest.mark.parametrize("name", _metrics())
-@pytest.mark.parametrize("batch", [1, 3, 7])
-def test_class_equals_function_for_any_batch_size(pictures, name, batch):
-    metric, function = _metrics()[name]
-    for x, y in zip(pictures[0].split(batch), pictures[1].split(batch), strict=True):
-        metric.update(x, y)
-    expected = function(*pictures)
-    torch.testing.assert_close(metric.per_image(), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(metric.compute(), expected.mean(), rtol=0, atol=1e-12)
-    metric.reset()
-    metric.update(pictures[0][:2], pictures[1][:2])
-    torch.testing.assert_close(metric.compute(), function(pictures[0][:2], pictures[1][:2]).mean(), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", _metrics())
-def test_two_instances_merge_into_the_whole(pictures, name):
-    (first, function), (second, _) = _metrics()[name], _metrics()[name]
-    first.update(pictures[0][:4], pictures[1][:4])
-    second.update(pictures[0][4:], pictures[1][4:])
-    second.merge_state(first)
-    torch.testing.assert_close(second.compute(), function(*pictures).mean(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(second.per_image(), function(*pictures), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", _metrics())
-def test_distributed_sync_gathers_all_images(pictures, name):
-    (metric, function), (other, _) = _metrics()[name], _metrics()[name]
-    other.update(pictures[0][4:], pictures[1][4:])
-    states = iter([torch.cat(getattr(other, state)) for state in metric._reductions])
-    metric.dist_sync_fn = lambda tensor, group=None: [tensor, next(states)]  # what the other process would send
-    metric.distributed_available_fn = lambda: True
-    metric.update(pictures[0][:4], pictures[1][:4])
-    torch.testing.assert_close(metric.compute(), function(*pictures).mean(), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", _metrics())
-def test_permuting_images_permutes_values(pictures, name):
-    _, function = _metrics()[name]
-    order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
-    torch.testing.assert_close(function(pictures[0][order], pictures[1][order]), function(*pictures)[order])
-
-
-@pytest.mark.parametrize("name", _metrics())
-def test_low_precision_input_is_computed_in_double(pictures, name):
-    _, function = _metrics()[name]
-    half = [side.half() for side in pictures]
-    torch.testing.assert_close(function(*half), function(*(side.double() for side in half)), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("function", [pixcorr, ssim])
+@pytest.mark.parametrize("function", [PIXCORR, SSIM])
 def test_bytes_equal_unit_floats(pictures, function):
     levels = [(side * 255).round().to(torch.uint8) for side in pictures]
     torch.testing.assert_close(
@@ -228,16 +162,16 @@ def test_bytes_equal_unit_floats(pictures, function):
 def test_bad_input_is_named():
     images = torch.rand(3, 3, 16, 16)
     with pytest.raises(ValueError, match=r"reconstructions \(2, 3, 16, 16\) and truth \(3, 3, 16, 16\)"):
-        pixcorr(images[:2], images)
+        PIXCORR(images[:2], images)
     with pytest.raises(ValueError, match=r"at least 11 x 11 pixels, got \(3, 3, 10, 16\)"):
-        ssim(images[:, :, :10], images[:, :, :10])
+        SSIM(images[:, :, :10], images[:, :, :10])
     with pytest.raises(ValueError, match="at least one image"):
         correlation_distance(images[:0], images[:0])
     with pytest.raises(ValueError, match="at least 2 images"):
-        two_way_identification(images[:1], images[:1])
+        TWO_WAY_IDENTIFICATION(images[:1], images[:1])
     with pytest.raises(ValueError, match="'zero' or 'half', got 'most'"):
-        two_way_identification(images, images, ties="most")
+        Identification(ties="most")
     with pytest.raises(ValueError, match=r"got correlations \(2, 3\)"):
-        identification_from_correlations(torch.rand(2, 3))
-    with pytest.raises(ValueError, match="PixCorr has no images"), pytest.warns(UserWarning, match="before the"):
-        PixCorr().compute()
+        Identification().conclude(torch.rand(2, 3))
+    with pytest.raises(ValueError, match="pixcorr has no images"), pytest.warns(UserWarning, match="before the"):
+        PerImageMetric(PIXCORR).compute()

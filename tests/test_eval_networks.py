@@ -1,5 +1,7 @@
 """Feature networks: published architectures, weights that must fit, the scene network, its training script."""
 
+import dataclasses
+import importlib
 import logging
 
 import numpy as np
@@ -9,18 +11,21 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from eval.metrics._base import cross_correlation
-from eval.metrics.identification import two_way_identification
+import eval.networks
+from eval._listing import names
+from eval.metrics._correlation import cross_correlation
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION
 from eval.networks import _weights as weights
-from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v1, efficientnet_b1_v2, inception_v3, swav_resnet50
-from eval.networks._weights import MissingWeightsError, WrongWeightsError
+from eval.networks import lpips_alex
+from eval.networks._state_file import WrongWeightsError
+from eval.networks._weights import MissingWeightsError
 from eval.networks.base import Network
-from eval.networks.scene import network as scene
+from eval.networks.scene.network import SCENE
 from eval.networks.scene.train import Options, normalise, read_scenes, train
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, EFFICIENTNET_B1_V2, INCEPTION_V3, SWAV_RESNET50
 from eval.suite import score
 
 CPU = torch.device("cpu")
-PUBLISHED = [alexnet, clip_vit_l14, efficientnet_b1_v1, efficientnet_b1_v2, inception_v3, swav_resnet50]
 FEATURES = {
     "features.4": 192 * 31 * 31,  # at 256 px
     "features.11": 256 * 15 * 15,
@@ -58,19 +63,30 @@ def state():
     return _Tiny().state_dict()
 
 
-@pytest.mark.parametrize("module", [*PUBLISHED, scene])
-def test_architecture_has_the_published_size_and_name(module):
-    network = module.NETWORK
-    assert module.__name__.endswith(f".{network.name}")
+def test_networks_are_found_by_the_names_of_their_constants():
+    found = weights.networks()
+    modules = {importlib.import_module(f"eval.networks.{name}") for name in names(eval.networks)}
+    constants = {name: value for module in modules for name, value in vars(module).items() if value in found}
+    assert constants == {network.name.upper(): network for network in found}
+    assert [network.name for network in found] == sorted(network.name for network in found)
+
+
+def test_two_objects_of_one_name_are_refused(monkeypatch):
+    monkeypatch.setattr(lpips_alex, "ANOTHER", dataclasses.replace(ALEXNET, taps=()), raising=False)
+    with pytest.raises(ValueError, match=r"two objects of eval.networks are named 'alexnet', one in lpips_alex.py"):
+        weights.networks()
+
+
+@pytest.mark.parametrize("network", weights.networks(), ids=lambda network: network.name)
+def test_architecture_has_the_published_size(network):
     with torch.device("meta"):
         built = network.build()
     assert sum(parameter.numel() for parameter in built.parameters()) == network.parameters
 
 
-@pytest.mark.parametrize("module", [alexnet, inception_v3, efficientnet_b1_v2, swav_resnet50])
-def test_taps_are_the_layers_of_that_name(module):
+@pytest.mark.parametrize("network", [ALEXNET, INCEPTION_V3, EFFICIENTNET_B1_V2, SWAV_RESNET50])
+def test_taps_are_the_layers_of_that_name(network):
     """The same layers through torchvision's own feature extraction, on meta tensors for the shapes."""
-    network = module.NETWORK
     with torch.device("meta"):
         built = network.build().eval()
         for name in network.unused:
@@ -84,9 +100,9 @@ def test_taps_are_the_layers_of_that_name(module):
 
 
 def test_alexnet_taps_follow_the_second_and_fifth_relu():
-    module = weights.load(alexnet.NETWORK, "untrained", CPU)
+    module = weights.load(ALEXNET, "untrained", CPU)
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    tapped, x, relus = alexnet.NETWORK.forward(module, pixels), pixels, []
+    tapped, x, relus = ALEXNET.forward(module, pixels), pixels, []
     for layer in module.features:
         x = layer(x)
         if isinstance(layer, nn.ReLU):
@@ -156,8 +172,8 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_untrained_weights_repeat_and_differ_between_networks():
     first, second = (weights.load(TINY, "untrained", CPU).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = weights.load(efficientnet_b1_v1.NETWORK, "untrained", CPU).state_dict()
-    same = weights.load(efficientnet_b1_v2.NETWORK, "untrained", CPU).state_dict()
+    other = weights.load(EFFICIENTNET_B1_V1, "untrained", CPU).state_dict()
+    same = weights.load(EFFICIENTNET_B1_V2, "untrained", CPU).state_dict()
     assert not torch.equal(other["features.0.0.weight"], same["features.0.0.weight"])
 
 
@@ -170,7 +186,7 @@ def _smooth_pictures(n, seed=0):
 
 @torch.inference_mode()
 def test_scene_features_survive_degradation_by_degrees():
-    module = weights.load(scene.NETWORK, None, CPU)
+    module = weights.load(SCENE, None, CPU)
     pictures = _smooth_pictures(60)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(pictures.shape, generator=generator)
@@ -178,8 +194,8 @@ def test_scene_features_survive_degradation_by_degrees():
     mild = module.taps(normalise((pictures + 0.05 * noise).clamp(0, 1)))
     strong = module.taps(normalise((pictures + 4.0 * noise).clamp(0, 1)))
     others = module.taps(normalise(pictures.roll(7, 0)))
-    for tap in scene.NETWORK.taps:
-        identified = [two_way_identification(side[tap], truth[tap]).mean() for side in (mild, strong, others)]
+    for tap in SCENE.taps:
+        identified = [TWO_WAY_IDENTIFICATION(side[tap], truth[tap]).mean() for side in (mild, strong, others)]
         assert identified[0] > 0.85, tap
         assert identified[1] < identified[0] - 0.005, tap
         assert abs(identified[2] - 0.5) < 0.12, tap
@@ -187,7 +203,7 @@ def test_scene_features_survive_degradation_by_degrees():
 
 @torch.inference_mode()
 def test_scene_features_tell_pictures_apart():
-    taps = weights.load(scene.NETWORK, None, CPU).taps(normalise(_smooth_pictures(60)))
+    taps = weights.load(SCENE, None, CPU).taps(normalise(_smooth_pictures(60)))
     for tap, features in taps.items():
         unrelated = cross_correlation(features, features)[~torch.eye(60, dtype=torch.bool)]
         assert unrelated.mean() < 0.7, tap

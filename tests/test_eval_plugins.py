@@ -24,9 +24,9 @@ from transformers import (
 
 from eval.metrics.correlation_distance import correlation_distance
 from eval.networks import _weights as weights
-from eval.networks import efficientnet_b1_v2
 from eval.networks._features import Extractor
 from eval.networks._weights import MissingWeightsError
+from eval.networks.torchvision import EFFICIENTNET_B1_V2
 from eval.pictures import Resize
 from eval.plugins import base, seed
 from eval.plugins.base import Column, Inputs, Plugin
@@ -201,9 +201,7 @@ def checkpoints(tmp_path_factory):
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder / seed.CAPTIONER.name)
     words = tokenizer(folder / seed.SENTENCES.name)
     BertModel(BertConfig(vocab_size=words, **BERT)).save_pretrained(folder / seed.SENTENCES.name)
-    torch.save(
-        weights.load(efficientnet_b1_v2.NETWORK, "untrained", CPU).state_dict(), folder / "efficientnet_b1_v2.pth"
-    )
+    torch.save(weights.load(EFFICIENTNET_B1_V2, "untrained", CPU).state_dict(), folder / "efficientnet_b1_v2.pth")
     return folder
 
 
@@ -214,8 +212,8 @@ def test_seed_is_the_mean_of_its_parts(checkpoints):
     np.testing.assert_allclose(scores.per_image["seed"], np.mean(parts, axis=0), atol=1e-12)
     assert {f"seed/{m.name}" for m in seed.PLUGIN.models} | {"seed/efficientnet_b1_v2"} <= set(scores.weights)
     assert all(len(digest) == 64 for digest in scores.weights.values())
-    module = weights.load(efficientnet_b1_v2.NETWORK, checkpoints, CPU)
-    extract = Extractor(efficientnet_b1_v2.NETWORK, module, None, Resize(255, antialias=True), 2)
+    module = weights.load(EFFICIENTNET_B1_V2, checkpoints, CPU)
+    extract = Extractor(EFFICIENTNET_B1_V2, module, None, Resize(255, antialias=True), 2)
     features = [extract(side, ["avgpool"])["avgpool"] for side in (shown[:, 0], shown[:, 1], truth)]
     expected = 1 - (correlation_distance(features[0], features[2]) + correlation_distance(features[1], features[2])) / 2
     np.testing.assert_allclose(scores.per_image["seed-effnet"], expected, atol=1e-6)

@@ -9,7 +9,7 @@ from scipy.spatial.distance import correlation
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from eval.metrics.identification import two_way_identification
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
 from eval.pictures import PilResize
 from eval.protocols.base import find
 from eval.suite import score
@@ -78,7 +78,7 @@ def test_networks_layers_and_weights_are_the_published_ones():
     }
     assert {m.feature.resize for m in protocol.metrics if m.feature} == {PilResize(224, "bilinear")}
     assert protocol.first is None
-    assert protocol["ssim"].formula == "ssim-columnwise"
+    assert protocol["ssim"].formula.name == "ssim-columnwise"
     assert all((network.mean, network.std) == (tuple(MEAN), tuple(STD)) for network in protocol.networks[:2])
 
 
@@ -121,4 +121,4 @@ def test_the_scripts_direction_is_ours():
     x, y = torch.randn(2, 50, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     r = np.corrcoef(y, x)[:50, 50:]
     takagi = (r < np.diag(r)[:, None]).sum(1) / 49
-    np.testing.assert_array_equal(two_way_identification(x, y, transpose=True), takagi)
+    np.testing.assert_array_equal(TWO_WAY_IDENTIFICATION(x, y, Identification(transpose=True)), takagi)

@@ -11,7 +11,8 @@ from scipy.spatial.distance import correlation
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from eval.networks import efficientnet_v2_s, lpips_alex
+from eval.networks.lpips_alex import LPIPS_ALEX
+from eval.networks.torchvision import EFFICIENTNET_V2_S
 from eval.protocols.base import find
 from eval.suite import score
 
@@ -56,7 +57,7 @@ def test_effnet_sees_bytes_and_averages_features_first(files, scores):
     def features(arrays):
         pixels = (np.stack(arrays).astype(np.float64) - MEAN) / STD  # 0 to 255
         stacked = torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()
-        return fake_features(efficientnet_v2_s.NETWORK, "avgpool", stacked)
+        return fake_features(EFFICIENTNET_V2_S, "avgpool", stacked)
 
     shown, truth = files
     generated = np.mean([features(sample) for sample in shown], axis=0)
@@ -66,9 +67,9 @@ def test_effnet_sees_bytes_and_averages_features_first(files, scores):
 
 def test_lpips_is_a_squared_distance_averaged_over_samples(files, scores):
     def features(arrays):
-        pixels = (np.stack(arrays) / 255 - lpips_alex.NETWORK.mean) / lpips_alex.NETWORK.std
+        pixels = (np.stack(arrays) / 255 - LPIPS_ALEX.mean) / LPIPS_ALEX.std
         stacked = torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()
-        return fake_features(lpips_alex.NETWORK, "weighted", stacked).astype(np.float64)
+        return fake_features(LPIPS_ALEX, "weighted", stacked).astype(np.float64)
 
     shown, truth = files
     expected = np.mean([((features(sample) - features(truth)) ** 2).sum(1) for sample in shown], axis=0)

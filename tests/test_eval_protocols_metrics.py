@@ -9,14 +9,12 @@ from scipy.stats import pearsonr
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from eval.metrics._formulas import FORMULAS
-from eval.metrics._samples import SampleValues, combine
-from eval.metrics.brain_correlation import BrainCorrelation, brain_correlation
-from eval.metrics.identification import Identification, two_way_identification
-from eval.metrics.n_way import NWay, NWayTopK, n_way_top_k
-from eval.metrics.perceptual_distance import PerceptualDistance, perceptual_distance
-from eval.metrics.retrieval import Retrieval, TopOneRetrieval, cosine_similarity, top_1_retrieval
-from eval.metrics.ssim import SSIM, UNIFORM, ssim
+from eval._scoring.samples import SampleValues, combine
+from eval.metrics.brain_correlation import brain_correlation
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
+from eval.metrics.n_way import N_WAY_TOP_K, NWay
+from eval.metrics.retrieval import TOP_1_RETRIEVAL, Retrieval, cosine_similarity
+from eval.metrics.ssim import SSIM_UNIFORM
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ def _published_n_way(shown, label, ways, trials, top):
 @pytest.mark.parametrize(("ways", "top"), [(5, 1), (20, 1), (10, 3), (30, 1)])
 def test_n_way_is_mind_vis(probabilities, ways, top):
     shown, truth = (side.numpy() for side in probabilities)
-    values = n_way_top_k(*probabilities, NWay(ways, top, trials=4000)).numpy()
+    values = N_WAY_TOP_K(*probabilities, NWay(ways, top, trials=4000)).numpy()
     expected = [_published_n_way(x, int(y.argmax()), ways, 2000, top) for x, y in zip(shown, truth, strict=True)]
     np.testing.assert_allclose(values, expected, atol=4 * math.sqrt(0.25 / 2000 + 0.25 / 4000))
     for value, x, y in zip(values, shown, truth, strict=True):  # and its expectation, by counting
@@ -64,21 +62,21 @@ def test_n_way_is_mind_vis(probabilities, ways, top):
 
 def test_n_way_of_everything_is_the_rank(probabilities):
     shown, truth = probabilities
-    values = n_way_top_k(shown, truth, NWay(30, 1, trials=3))
+    values = N_WAY_TOP_K(shown, truth, NWay(30, 1, trials=3))
     assert values.tolist() == (shown.argmax(1) == truth.argmax(1)).double().tolist()
-    assert n_way_top_k(truth, truth, NWay(7)).eq(1).all()
+    assert N_WAY_TOP_K(truth, truth, NWay(7)).eq(1).all()
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(n_way_top_k(shown[order], truth[order], NWay(7)), n_way_top_k(shown, truth, NWay(7))[order])
+    assert torch.equal(N_WAY_TOP_K(shown[order], truth[order], NWay(7)), N_WAY_TOP_K(shown, truth, NWay(7))[order])
     flat = torch.full_like(shown, 1 / 30)
-    assert n_way_top_k(flat, truth, NWay(7)).eq(0).all()  # ties are lost
-    assert n_way_top_k(flat * float("nan"), truth, NWay(7)).eq(0).all()
+    assert N_WAY_TOP_K(flat, truth, NWay(7)).eq(0).all()  # ties are lost
+    assert N_WAY_TOP_K(flat * float("nan"), truth, NWay(7)).eq(0).all()
 
 
 def test_n_way_of_noise_is_chance():
     generator = torch.Generator().manual_seed(0)
     shown, truth = torch.rand(2, 1500, 100, generator=generator)
     readout = NWay(10)
-    assert abs(n_way_top_k(shown, truth, readout).mean() - readout.chance) < 0.02
+    assert abs(N_WAY_TOP_K(shown, truth, readout).mean() - readout.chance) < 0.02
 
 
 def _published_pools(similarity, pool, repeats, seed):
@@ -99,18 +97,18 @@ def test_retrieval_from_pools_is_the_published_loop(latents, given):
     similarity = unit[0] @ unit[1].T
     np.testing.assert_allclose(cosine_similarity(*latents), similarity, atol=1e-12)
     rows = similarity if given == "brain" else similarity.T
-    value = top_1_retrieval(*latents, Retrieval(given, pool=15, repeats=30, seed=3)).mean()
+    value = TOP_1_RETRIEVAL(*latents, Retrieval(given, pool=15, repeats=30, seed=3)).mean()
     assert value == pytest.approx(_published_pools(rows, 15, 30, 3), abs=1e-12)
-    exact = top_1_retrieval(*latents, Retrieval(given, pool=15)).mean()
+    exact = TOP_1_RETRIEVAL(*latents, Retrieval(given, pool=15)).mean()
     assert exact == pytest.approx(_published_pools(rows, 15, 4000, 1), abs=0.01)
-    everything = top_1_retrieval(*latents, Retrieval(given, pool=40))
+    everything = TOP_1_RETRIEVAL(*latents, Retrieval(given, pool=40))
     assert everything.tolist() == (rows.argmax(1) == np.arange(40)).astype(float).tolist()
 
 
 def test_the_two_directions_differ_and_swap(latents):
-    image, brain = (top_1_retrieval(*latents, Retrieval(given, pool=10)) for given in ("brain", "image"))
+    image, brain = (TOP_1_RETRIEVAL(*latents, Retrieval(given, pool=10)) for given in ("brain", "image"))
     assert abs(image.mean() - brain.mean()) > 0.01
-    torch.testing.assert_close(top_1_retrieval(*latents[::-1], Retrieval("brain", pool=10)), brain)
+    torch.testing.assert_close(TOP_1_RETRIEVAL(*latents[::-1], Retrieval("brain", pool=10)), brain)
 
 
 def test_mindeyes_helper_returns_the_transpose(latents):
@@ -125,23 +123,23 @@ def test_mindeyes_helper_returns_the_transpose(latents):
     labels = torch.arange(40)
     forward = (batchwise_cosine_similarity(brain, clip).argmax(1) == labels).double()
     backward = (batchwise_cosine_similarity(clip, brain).argmax(1) == labels).double()
-    assert torch.equal(forward, top_1_retrieval(brain, clip, Retrieval("image", pool=40)))
-    assert torch.equal(backward, top_1_retrieval(brain, clip, Retrieval("brain", pool=40)))
+    assert torch.equal(forward, TOP_1_RETRIEVAL(brain, clip, Retrieval("image", pool=40)))
+    assert torch.equal(backward, TOP_1_RETRIEVAL(brain, clip, Retrieval("brain", pool=40)))
 
 
 def test_retrieval_of_copies_noise_and_nothing(latents):
     predicted, true = latents
-    assert top_1_retrieval(true, true, Retrieval("brain", pool=10)).eq(1).all()
-    assert top_1_retrieval(torch.ones_like(true), true, Retrieval("image", pool=10)).eq(0).all()  # all tie
+    assert TOP_1_RETRIEVAL(true, true, Retrieval("brain", pool=10)).eq(1).all()
+    assert TOP_1_RETRIEVAL(torch.ones_like(true), true, Retrieval("image", pool=10)).eq(0).all()  # all tie
     zero = predicted.clone()
     zero[4] = 0
-    assert top_1_retrieval(zero, true, Retrieval("brain", pool=10))[4] == 0
+    assert TOP_1_RETRIEVAL(zero, true, Retrieval("brain", pool=10))[4] == 0
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 900, 20, generator=generator)
-    assert abs(top_1_retrieval(*noise, Retrieval("brain", pool=30)).mean() - 1 / 30) < 0.01
+    assert abs(TOP_1_RETRIEVAL(*noise, Retrieval("brain", pool=30)).mean() - 1 / 30) < 0.01
     order = torch.randperm(40, generator=generator)
-    expected = top_1_retrieval(predicted, true, Retrieval("brain", pool=10))[order]
-    torch.testing.assert_close(top_1_retrieval(predicted[order], true[order], Retrieval("brain", pool=10)), expected)
+    expected = TOP_1_RETRIEVAL(predicted, true, Retrieval("brain", pool=10))[order]
+    torch.testing.assert_close(TOP_1_RETRIEVAL(predicted[order], true[order], Retrieval("brain", pool=10)), expected)
 
 
 def test_brain_correlation_is_pearson_over_voxels():
@@ -158,21 +156,21 @@ def test_uniform_ssim_is_scikit_image_without_keywords():
         structural_similarity(rgb2gray(a.transpose(1, 2, 0)), rgb2gray(b.transpose(1, 2, 0)), data_range=1)
         for a, b in zip(x, y, strict=True)
     ]
-    values = ssim(torch.from_numpy(x), torch.from_numpy(y), window=UNIFORM)
+    values = SSIM_UNIFORM(torch.from_numpy(x), torch.from_numpy(y))
     np.testing.assert_allclose(values, expected, atol=1e-10)
     with pytest.raises(ValueError, match="at least 7 x 7 pixels"):
-        ssim(torch.rand(1, 3, 6, 9), torch.rand(1, 3, 6, 9), window=UNIFORM)
+        SSIM_UNIFORM(torch.rand(1, 3, 6, 9), torch.rand(1, 3, 6, 9))
 
 
 def test_where_the_average_over_samples_is_taken():
     samples = torch.randn(4, 25, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples = samples * torch.tensor([0.3, 1, 2, 4]).view(4, 1, 1)  # unlike samples: the three averages differ
     truth = samples.mean(0) + torch.randn(25, 30, generator=torch.Generator().manual_seed(1))
-    formula, readout = FORMULAS["two-way-identification"], Identification(transpose=True)
+    formula, readout = TWO_WAY_IDENTIFICATION, Identification(transpose=True)
     correlations = np.mean([np.corrcoef(truth, each)[:25, 25:] for each in samples], axis=0)
     expected = {
-        "mean-score": torch.stack([two_way_identification(s, truth, transpose=True) for s in samples]).mean(0),
-        "mean-feature": two_way_identification(samples.mean(0), truth, transpose=True),
+        "mean-score": torch.stack([TWO_WAY_IDENTIFICATION(s, truth, Identification(True)) for s in samples]).mean(0),
+        "mean-feature": TWO_WAY_IDENTIFICATION(samples.mean(0), truth, Identification(True)),
         "mean-comparison": torch.from_numpy((correlations < np.diag(correlations)[:, None]).sum(1) / 24),
     }
     for rule, values in expected.items():
@@ -193,57 +191,19 @@ def test_the_best_sample_is_best_over_all_images():
 def test_mirage_is_low_by_one_comparison():
     """Its sum of strict comparisons never counted the picture itself, which it then subtracts."""
     x, y = torch.randn(2, 12, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = two_way_identification(x, y)
+    ours = TWO_WAY_IDENTIFICATION(x, y)
     r = np.corrcoef(y, x)[:12, 12:]
     mirage = [((r[:, j] < r[j, j]).sum() - 1) / 11 for j in range(12)]
     np.testing.assert_allclose((ours.numpy() - mirage) * 11, 1, atol=1e-12)
-
-
-CLASSES = {
-    "n-way": (lambda: NWayTopK(NWay(4)), lambda x, y: n_way_top_k(x, y, NWay(4))),
-    "retrieval": (
-        lambda: TopOneRetrieval(Retrieval("image", pool=5)),
-        lambda x, y: top_1_retrieval(x, y, Retrieval("image", pool=5)),
-    ),
-    "brain": (BrainCorrelation, brain_correlation),
-    "perceptual": (PerceptualDistance, perceptual_distance),
-}
-
-
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("batch", [1, 4, 9])
-def test_classes_equal_functions_for_any_batch_size(name, batch):
-    build, function = CLASSES[name]
-    x, y = torch.rand(2, 9, 12, generator=torch.Generator().manual_seed(0))
-    metric = build()
-    for pair in zip(x.split(batch), y.split(batch), strict=True):
-        metric.update(*pair)
-    torch.testing.assert_close(metric.per_image(), function(x, y), rtol=0, atol=1e-12)
-    torch.testing.assert_close(metric.compute(), function(x, y).mean(), rtol=0, atol=1e-12)
-    half, double = function(x.half(), y.half()), function(x.half().double(), y.half().double())
-    torch.testing.assert_close(half, double, rtol=0, atol=1e-6)
-    other = build()
-    other.update(x, y)
-    metric.reset()
-    metric.update(x[1:], y[1:])
-    metric.merge_state(other)
-    assert len(metric.per_image()) == 17
-
-
-def test_ssim_class_takes_the_window():
-    x, y = torch.rand(2, 3, 3, 16, 16)
-    metric = SSIM(window=UNIFORM)
-    metric.update(x, y)
-    torch.testing.assert_close(metric.per_image(), ssim(x, y, window=UNIFORM))
 
 
 def test_bad_options_and_inputs_are_named():
     with pytest.raises(ValueError, match="0 < top < ways"):
         NWay(5, top=5)
     with pytest.raises(ValueError, match="50-way accuracy needs as many classes, the classifier has 30"):
-        n_way_top_k(torch.rand(2, 30), torch.rand(2, 30))
+        N_WAY_TOP_K(torch.rand(2, 30), torch.rand(2, 30))
     with pytest.raises(ValueError, match="pool of 300 needs as many images, got 5"):
-        top_1_retrieval(torch.rand(5, 3), torch.rand(5, 3))
+        TOP_1_RETRIEVAL(torch.rand(5, 3), torch.rand(5, 3))
     with pytest.raises(ValueError, match="given 'brain' or 'image'"):
         Retrieval("picture")
     with pytest.raises(ValueError, match="must have one shape"):

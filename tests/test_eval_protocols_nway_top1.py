@@ -8,7 +8,7 @@ import torch
 from eval_fakes import CLASSES, fake_features, level_pictures, with_fakes
 from PIL import Image
 
-from eval.networks import vit_h_14
+from eval.networks.torchvision import VIT_H_14
 from eval.protocols.base import find
 from eval.suite import score
 
@@ -27,9 +27,9 @@ def _probabilities(pictures):
     """The classifier's preset: PIL bicubic to 518 px, ImageNet mean and s.d., softmax."""
     files = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pictures]
     large = [np.asarray(f.resize((518, 518), Image.Resampling.BICUBIC)) / 255 for f in files]
-    pixels = [(each - vit_h_14.NETWORK.mean) / vit_h_14.NETWORK.std for each in large]
+    pixels = [(each - VIT_H_14.mean) / VIT_H_14.std for each in large]
     stacked = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2)).float()
-    return fake_features(vit_h_14.NETWORK, "probabilities", stacked)
+    return fake_features(VIT_H_14, "probabilities", stacked)
 
 
 def _published_accuracy(shown, label, ways, trials, rng):

@@ -10,6 +10,10 @@ from skimage.metrics import structural_similarity
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.perceptual_distance import PERCEPTUAL_DISTANCE
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.retrieval import TOP_1_RETRIEVAL
 from eval.pictures import Resize
 from eval.protocols import reconbench_1
 from eval.protocols.base import Feature, MetricSpec, find
@@ -56,14 +60,14 @@ def test_feature_metrics_are_their_definitions(pictures, scores, metric):
     features = [fake_features(network, metric.feature.tap, (_resized(s, step) - mean) / std) for s in sides]
     truth, values = features.pop().astype(np.float64), []
     for shown in features:
-        if metric.formula == "correlation-distance":
+        if metric.formula is CORRELATION_DISTANCE:
             values.append([correlation(t, p) for t, p in zip(truth, shown, strict=True)])
-        elif metric.formula == "perceptual-distance":
+        elif metric.formula is PERCEPTUAL_DISTANCE:
             values.append(((shown - truth) ** 2).sum(1))
         else:
             r = np.corrcoef(truth, shown)[:6, 6:]
-            own = np.diag(r)[:, None] if metric.transpose else np.diag(r)
-            values.append((r < own).sum(axis=1 if metric.transpose else 0) / 5)
+            own = np.diag(r)[:, None] if metric.reads_out.transpose else np.diag(r)
+            values.append((r < own).sum(axis=1 if metric.reads_out.transpose else 0) / 5)
     np.testing.assert_allclose(scores.per_image[metric.name], np.mean(values, axis=0), rtol=1e-4, atol=1e-5)
 
 
@@ -79,7 +83,7 @@ def test_columns_and_what_counts():
     assert all(isinstance(step, Resize) and step.antialias for step in steps)
     assert PROTOCOL.first is None
     assert {m.samples for m in PROTOCOL.metrics} == {"mean-score"}
-    assert all(m.ties == "half" for m in PROTOCOL.metrics if m.kind == "identification")
+    assert all(m.reads_out.ties == "half" for m in PROTOCOL.metrics if m.kind == "identification")
     assert PROTOCOL["retrieval-image"].reads_out.given == "brain"
     assert PROTOCOL["retrieval-brain"].reads_out.given == "image"
     for word in (
@@ -126,13 +130,13 @@ def test_the_parquet_table_has_every_computed_column(scores):
 def test_metrics_that_make_no_sense_are_refused():
     feature = Feature(PROTOCOL["alex2"].feature.network, "features.4", None)
     with pytest.raises(ValueError, match=r"samples of pixcorr take \['best-sample', 'mean-score'\], not mean-feature"):
-        MetricSpec("x", "X", "pixcorr", samples="mean-feature")
+        MetricSpec("x", "X", PIXCORR, samples="mean-feature")
     with pytest.raises(ValueError, match="not mean-comparison"):
-        MetricSpec("x", "X", "correlation-distance", feature, samples="mean-comparison")
+        MetricSpec("x", "X", CORRELATION_DISTANCE, feature, samples="mean-comparison")
     with pytest.raises(ValueError, match="pixcorr is read out by Readout, not Retrieval"):
-        MetricSpec("x", "X", "pixcorr", readout=PROTOCOL["retrieval-image"].readout)
+        MetricSpec("x", "X", PIXCORR, readout=PROTOCOL["retrieval-image"].readout)
     with pytest.raises(ValueError, match=r"also needs \['predictions', 'true latents'\]"):
-        MetricSpec("x", "X", "top-1-retrieval")
+        MetricSpec("x", "X", TOP_1_RETRIEVAL)
     with pytest.raises(ValueError, match=r"'x' resizes nothing: reconstructions and truth of \(8, 8\) and \(9, 9\) px"):
-        protocol = type(PROTOCOL)("p", 1, "", None, (MetricSpec("x", "X", "pixcorr"),))
+        protocol = type(PROTOCOL)("p", 1, "", None, (MetricSpec("x", "X", PIXCORR),))
         score(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 9, 9), protocol)

@@ -65,7 +65,9 @@ def test_layers_and_sizes_are_those_of_the_script():
         "clip-h12": ("clip_vit_l14_hidden", "hidden.12", 224, "bicubic"),
         "clip": ("clip_vit_l14_hidden", "encode_image", 224, "bicubic"),
     }
-    assert all(m.transpose and m.samples == "mean-comparison" and m.chance == 0.5 for m in find("takagi").metrics)
+    assert all(
+        m.reads_out.transpose and m.samples == "mean-comparison" and m.chance == 0.5 for m in find("takagi").metrics
+    )
 
 
 def test_averaging_later_is_another_metric(pictures, scores):

@@ -16,10 +16,13 @@ from torchvision import models
 from bench.core import console
 from bench.scoring import weights_list
 from eval.networks import _weights as weights
-from eval.networks import alexnet, clip_vit_l14, lpips_alex, swav_resnet50, vit_h_14
 from eval.networks._download import DownloadError
-from eval.networks._weights import MissingWeightsError, WrongWeightsError
-from eval.networks.scene import network as scene
+from eval.networks._state_file import WrongWeightsError
+from eval.networks._weights import MissingWeightsError
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.lpips_alex import LPIPS_ALEX
+from eval.networks.scene.network import SCENE
+from eval.networks.torchvision import ALEXNET, SWAV_RESNET50, VIT_H_14
 
 NAMES = {
     "alexnet.pth",
@@ -105,12 +108,12 @@ def test_places_are_searched_in_order(folders):
     published = cache / "alexnet-owt-7be5be79.pth"
     for path in (published, home / "alexnet.pth", given / "alexnet.pth"):
         path.write_bytes(path.name.encode() + str(path.parent).encode())
-        assert weights.locate(alexnet.NETWORK, given) == path
-    assert weights.locate(alexnet.NETWORK, None) == home / "alexnet.pth"
-    assert weights.digest(alexnet.NETWORK, None) == hashlib.sha256((home / "alexnet.pth").read_bytes()).hexdigest()
+        assert weights.locate(ALEXNET, given) == path
+    assert weights.locate(ALEXNET, None) == home / "alexnet.pth"
+    assert weights.digest(ALEXNET, None) == hashlib.sha256((home / "alexnet.pth").read_bytes()).hexdigest()
     (home / "alexnet.pth").unlink()
-    assert weights.locate(alexnet.NETWORK, None) == published
-    assert weights.locate(alexnet.NETWORK, "untrained") is None
+    assert weights.locate(ALEXNET, None) == published
+    assert weights.locate(ALEXNET, "untrained") is None
 
 
 def test_the_published_name_counts_in_torchs_cache_only(folders):
@@ -119,19 +122,19 @@ def test_the_published_name_counts_in_torchs_cache_only(folders):
         (place / "alexnet-owt-7be5be79.pth").write_bytes(b"x")
     (cache / "alexnet.pth").write_bytes(b"x")
     with pytest.raises(MissingWeightsError, match=r"alexnet\.pth, which does not exist"):
-        weights.locate(alexnet.NETWORK, given)
+        weights.locate(ALEXNET, given)
 
 
 def test_what_is_missing_is_said_with_every_place(folders):
     given, home, cache = folders
     with pytest.raises(MissingWeightsError) as error:
-        weights.locate(vit_h_14.NETWORK, given)
+        weights.locate(VIT_H_14, given)
     for part in (given / "vit_h_14.pth", home / "vit_h_14.pth", cache / "vit_h_14_swag-80465313.pth", "SWAG_E2E_V1"):
         assert str(part) in str(error.value)
 
 
 def test_nothing_is_downloaded_unasked(folders, publisher):
-    network = published(alexnet.NETWORK, publisher)
+    network = published(ALEXNET, publisher)
     with pytest.raises(MissingWeightsError):
         weights.locate(network, None)
     with pytest.raises(MissingWeightsError):
@@ -143,9 +146,9 @@ def test_nothing_is_downloaded_unasked(folders, publisher):
 
 def test_downloads_go_to_the_given_folder_or_home_once(folders, publisher):
     given, home, _ = folders
-    network, told = published(alexnet.NETWORK, publisher), []
+    network, told = published(ALEXNET, publisher), []
     assert weights.fetch(network, advance=told.append) == home / "alexnet.pth" == weights.locate(network, None)
-    assert weights.fetch(published(vit_h_14.NETWORK, publisher), given / "new") == given / "new" / "vit_h_14.pth"
+    assert weights.fetch(published(VIT_H_14, publisher), given / "new") == given / "new" / "vit_h_14.pth"
     for path in (home / "alexnet.pth", given / "new" / "vit_h_14.pth"):
         assert path.read_bytes() == publisher.content
         assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -157,7 +160,7 @@ def test_downloads_go_to_the_given_folder_or_home_once(folders, publisher):
 
 @pytest.mark.parametrize("resumes", [True, False])
 def test_a_broken_download_is_never_seen_and_continues(folders, publisher, resumes):
-    network, home = published(alexnet.NETWORK, publisher), folders[1]
+    network, home = published(ALEXNET, publisher), folders[1]
     publisher.cut, publisher.resumes = 700_000, resumes
     with pytest.raises(DownloadError, match="broke after 700000 of 1280000 bytes; run the same command again"):
         weights.fetch(network)
@@ -171,13 +174,13 @@ def test_a_broken_download_is_never_seen_and_continues(folders, publisher, resum
 
 
 def test_a_part_that_is_whole_is_only_checked(folders, publisher):
-    network = published(alexnet.NETWORK, publisher)
+    network = published(ALEXNET, publisher)
     (folders[1] / "alexnet.pth.part").write_bytes(publisher.content)
     assert weights.fetch(network).read_bytes() == publisher.content
 
 
 def test_without_a_digest_halves_are_not_joined(folders, publisher):
-    network = dataclasses.replace(swav_resnet50.NETWORK, url=publisher.url("swav.pth.tar"))
+    network = dataclasses.replace(SWAV_RESNET50, url=publisher.url("swav.pth.tar"))
     assert network.published_digest == ""
     publisher.cut = 700_000
     with pytest.raises(DownloadError, match="broke after 700000"):
@@ -191,35 +194,35 @@ def test_without_a_digest_halves_are_not_joined(folders, publisher):
 @pytest.mark.parametrize("status", [500, 404])
 def test_a_server_that_refuses_is_named(folders, publisher, status):
     publisher.status = status
-    network = published(alexnet.NETWORK, publisher)
+    network = published(ALEXNET, publisher)
     with pytest.raises(DownloadError, match=rf"{re.escape(network.url)} could not be fetched: HTTP Error {status}"):
         weights.fetch(network)
     assert list(folders[1].iterdir()) == []
 
 
 def test_no_server_is_named(folders, publisher):
-    network = dataclasses.replace(alexnet.NETWORK, url="http://127.0.0.1:9/alexnet.pth")  # nothing listens there
+    network = dataclasses.replace(ALEXNET, url="http://127.0.0.1:9/alexnet.pth")  # nothing listens there
     with pytest.raises(DownloadError, match=r"alexnet\.pth could not be fetched"):
         weights.fetch(network)
     assert list(folders[1].iterdir()) == []
 
 
 def test_another_file_than_the_published_one_is_not_kept(folders, publisher):
-    network = published(alexnet.NETWORK, publisher, sha256="7be5be79")
+    network = published(ALEXNET, publisher, sha256="7be5be79")
     with pytest.raises(
         DownloadError, match=r"did not give the published file: its sha256 is .*, published is 7be5be79"
     ):
         weights.fetch(network)
     assert list(folders[1].iterdir()) == []
     with pytest.raises(MissingWeightsError, match=r"scene\.safetensors cannot be downloaded"):
-        weights.fetch(dataclasses.replace(scene.NETWORK, shipped=False))
+        weights.fetch(dataclasses.replace(SCENE, shipped=None))
 
 
 def test_two_processes_do_not_write_one_file(folders, publisher):
     with (folders[1] / "alexnet.pth.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(DownloadError, match=r"another process is downloading .*alexnet\.pth\.part"):
-            weights.fetch(published(alexnet.NETWORK, publisher))
+            weights.fetch(published(ALEXNET, publisher))
     assert publisher.asked == []
 
 
@@ -266,7 +269,7 @@ def test_the_published_torchscript_archive_is_read_and_no_other(folders):
     path, model = folders[1] / "clip_vit_l14.pt", Tower().half()
     torch.jit.script(model).save(str(path))
     small = dataclasses.replace(
-        clip_vit_l14.NETWORK, build=lambda: torch.nn.Linear(3, 4), sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+        CLIP_VIT_L14, build=lambda: torch.nn.Linear(3, 4), sha256=hashlib.sha256(path.read_bytes()).hexdigest()
     )
     loaded = weights.load(small, None, torch.device("cpu"))
     torch.testing.assert_close(loaded.weight, model.visual.weight.float())
@@ -274,19 +277,19 @@ def test_the_published_torchscript_archive_is_read_and_no_other(folders):
     with pytest.raises(
         WrongWeightsError, match=r"clip_vit_l14\.pt is a TorchScript archive.*save the plain state dict"
     ):
-        weights.load(clip_vit_l14.NETWORK, None, torch.device("cpu"))
+        weights.load(CLIP_VIT_L14, None, torch.device("cpu"))
 
 
 def test_a_changed_file_has_another_digest(folders):
     path = folders[1] / "alexnet.pth"
     path.write_bytes(b"a")
-    first = weights.digest(alexnet.NETWORK, None)
+    first = weights.digest(ALEXNET, None)
     path.write_bytes(b"bb")
-    assert weights.digest(alexnet.NETWORK, None) == hashlib.sha256(b"bb").hexdigest() != first
+    assert weights.digest(ALEXNET, None) == hashlib.sha256(b"bb").hexdigest() != first
 
 
 def test_the_command_shows_terms_before_it_downloads(folders, publisher, monkeypatch, capsys):
-    networks = [published(module.NETWORK, publisher) for module in (alexnet, lpips_alex, vit_h_14)]
+    networks = [published(network, publisher) for network in (ALEXNET, LPIPS_ALEX, VIT_H_14)]
     monkeypatch.setattr(weights, "networks", lambda: networks)
     publisher.status = 500
     assert command("--download") == 2
@@ -325,19 +328,19 @@ def test_inventory_lists_every_file(folders):
     assert all(entry.source for entry in entries.values())
     assert all(entry.url.startswith("https://") for name, entry in entries.items() if name != "scene")
     assert len(weights.inventory()) == len(entries)
-    assert weights.places(scene.NETWORK, given) == (weights.SHIPPED / "scene.safetensors",)
+    assert weights.places(SCENE, given) == (SCENE.shipped,)
 
 
 def test_a_companion_is_never_random_and_part_of_the_digest(folders):
-    heads = lpips_alex.NETWORK.companion()
+    heads = LPIPS_ALEX.companion()
     digest = hashlib.sha256(heads.read_bytes()).hexdigest()
-    assert weights.digest(lpips_alex.NETWORK, "untrained") == f"untrained:0+{digest}"
+    assert weights.digest(LPIPS_ALEX, "untrained") == f"untrained:0+{digest}"
     (folders[1] / "alexnet.pth").write_bytes(b"a")
-    assert weights.digest(lpips_alex.NETWORK, None) == f"{hashlib.sha256(b'a').hexdigest()}+{digest}"
-    module = weights.load(lpips_alex.NETWORK, "untrained", torch.device("cpu"))
+    assert weights.digest(LPIPS_ALEX, None) == f"{hashlib.sha256(b'a').hexdigest()}+{digest}"
+    module = weights.load(LPIPS_ALEX, "untrained", torch.device("cpu"))
     published = torch.load(heads, map_location="cpu", weights_only=True)
     for name, value in published.items():
         assert torch.equal(module.state_dict()[name], value)
-    gone = type(lpips_alex.NETWORK)(**{**vars(lpips_alex.NETWORK), "companion": lambda: folders[0] / "heads.pth"})
+    gone = type(LPIPS_ALEX)(**{**vars(LPIPS_ALEX), "companion": lambda: folders[0] / "heads.pth"})
     with pytest.raises(MissingWeightsError, match=r"heads.pth, which this installation lacks.*come with torchmetrics"):
         weights.load(gone, "untrained", torch.device("cpu"))

@@ -1,11 +1,11 @@
-"""Bootstrap over images and chance against slow loops and SciPy."""
+"""Bootstrap over images against slow loops and SciPy, random pairings, normalised scores."""
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from eval.statistics import bootstrap as statistics
-from eval.statistics.bootstrap import bootstrap, bootstraps, derangement, expected_chance, normalise
+from eval.statistics.bootstrap import bootstrap, bootstraps, derangement, normalise
 
 
 @pytest.fixture
@@ -51,15 +51,6 @@ def test_single_image_has_no_standard_error():
     assert np.isnan(estimate.standard_error)
 
 
-def test_expected_chance_is_the_mean_over_all_other_pairs():
-    matrix = np.random.default_rng(4).random((9, 9))
-    exact = expected_chance(lambda order: matrix[order, np.arange(9)], 9)
-    slow = [np.mean([matrix[j, i] for j in range(9) if j != i]) for i in range(9)]
-    np.testing.assert_allclose(exact, slow)
-    sampled = expected_chance(lambda order: matrix[order, np.arange(9)], 9, pairings=4000)
-    np.testing.assert_allclose(sampled, slow, atol=0.03)
-
-
 def test_derangements_leave_nothing_in_place():
     rng = np.random.default_rng(6)
     orders = np.array([derangement(4, rng) for _ in range(900)])
@@ -79,7 +70,6 @@ def test_normalised_scores_are_not_clipped():
         (lambda: bootstrap(np.zeros((2, 2))), r"got shape \(2, 2\)"),
         (lambda: bootstrap(np.array([1.0, np.nan])), "image 1 is NaN"),
         (lambda: bootstraps([np.zeros(3), np.zeros(2)]), r"same images; got \[2, 3\] values"),
-        (lambda: expected_chance(lambda order: order, 1), "got 1"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -11,13 +11,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torchvision import transforms
 
-from eval.metrics.correlation_distance import correlation_distance
-from eval.metrics.identification import two_way_identification
-from eval.metrics.pixcorr import pixcorr
-from eval.metrics.ssim import ssim
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE, correlation_distance
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.ssim import SSIM
 from eval.networks import _weights as weights
 from eval.networks._features import Extractor
-from eval.networks.scene import network as scene
+from eval.networks.scene.network import SCENE
 from eval.pictures import Resize, planes_last
 from eval.protocols.base import MetricSpec, Protocol, find, names
 from eval.suite import score
@@ -58,11 +58,11 @@ def test_eight_columns_in_order(scores):
 def test_values_equal_the_metrics_on_features(pictures, scores):
     x, y = pictures[0][:, 0], pictures[1]
     size = Resize(64, antialias=True)
-    extract = Extractor(scene.NETWORK, weights.load(scene.NETWORK, None, torch.device("cpu")), size, size, 12)
-    fx, fy = extract(x, scene.NETWORK.taps), extract(y, scene.NETWORK.taps)
-    expected = {"pixcorr": pixcorr(x, y), "ssim": ssim(x, y)}
-    for tap in scene.NETWORK.taps:
-        expected[f"scene-{tap}"] = two_way_identification(fx[tap], fy[tap], ties="half")
+    extract = Extractor(SCENE, weights.load(SCENE, None, torch.device("cpu")), size, size, 12)
+    fx, fy = extract(x, SCENE.taps), extract(y, SCENE.taps)
+    expected = {"pixcorr": PIXCORR(x, y), "ssim": SSIM(x, y)}
+    for tap in SCENE.taps:
+        expected[f"scene-{tap}"] = TWO_WAY_IDENTIFICATION(fx[tap], fy[tap], Identification(ties="half"))
     for tap in ("mid", "high"):
         expected[f"scene-{tap}-dist"] = correlation_distance(fx[tap], fy[tap])
     for name in COLUMNS:
@@ -111,7 +111,7 @@ def test_cached_truth_features_give_the_same_numbers(pictures, scores):
     first = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     parts = ["pixcorr shifted", "pixcorr moments", "ssim grey", "ssim centre", "ssim means"]
     kept = {("pixels", f"{part} {start}") for part in parts for start in (0, 8)}
-    assert {(network, tap) for _, network, tap in cache} == kept | {("scene", tap) for tap in scene.NETWORK.taps}
+    assert {(network, tap) for _, network, tap in cache} == kept | {("scene", tap) for tap in SCENE.taps}
     second = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     for name in COLUMNS:
         np.testing.assert_array_equal(first.per_image[name], second.per_image[name])
@@ -158,7 +158,7 @@ def test_prepared_truths_are_kept_up_to_a_limit(pictures, scores, monkeypatch):
 def test_protocols_share_no_prepared_truths_of_other_sizes(pictures):
     cache = {}
     for size in (40, 48):
-        protocol = Protocol("p", 1, "", None, (MetricSpec("x", "X", "pixcorr", resize=Resize(size, False)),))
+        protocol = Protocol("p", 1, "", None, (MetricSpec("x", "X", PIXCORR, resize=Resize(size, False)),))
         given = score(pictures[0], pictures[1], protocol, features=cache)
         np.testing.assert_array_equal(given.per_image["x"], score(pictures[0], pictures[1], protocol).per_image["x"])
     assert len(cache) == 2 * 2 * 2  # two sizes, two parts, two tensors
@@ -210,8 +210,8 @@ def test_one_image_cannot_be_identified(pictures):
 
 
 def test_metrics_say_what_they_need(pictures):
-    spec = MetricSpec("brain", "Brain corr.", "pixcorr", needs=("images", "betas"))
-    protocol = Protocol("test", 1, "", Resize(64, antialias=False), (spec, MetricSpec("pixcorr", "PixCorr", "pixcorr")))
+    spec = MetricSpec("brain", "Brain corr.", PIXCORR, needs=("images", "betas"))
+    protocol = Protocol("test", 1, "", Resize(64, antialias=False), (spec, MetricSpec("pixcorr", "PixCorr", PIXCORR)))
     result = score(pictures[0], pictures[1], protocol)
     assert result["brain"].status == "not computed: needs betas"
     assert result["pixcorr"].status == "ok"
@@ -264,7 +264,7 @@ def test_unknown_names_offer_the_nearest(pictures):
 def test_mindeye2_states_the_published_choices():
     """Sizes, layers and weights of MindEye2's notebook with torchvision 0.16 and scikit-image 0.22."""
     features = {
-        m.name: (m.feature.network.name, m.feature.tap, m.feature.resize.size, m.formula)
+        m.name: (m.feature.network.name, m.feature.tap, m.feature.resize.size, m.formula.name)
         for m in find("mindeye2").metrics
         if m.feature
     }
@@ -280,7 +280,7 @@ def test_mindeye2_states_the_published_choices():
     protocol = find("mindeye2")
     assert protocol.first == Resize(256, antialias=False)
     assert [protocol[name].resize for name in ("pixcorr", "ssim")] == [Resize(425, antialias=False)] * 2
-    assert not any(m.transpose or m.ties != "zero" for m in protocol.metrics)
+    assert all(m.reads_out == Identification() for m in protocol.metrics if m.kind == "identification")
     assert [m.chance for m in protocol.metrics[:8]] == [None, None, 0.5, 0.5, 0.5, 0.5, None, None]
     assert [m.ranked for m in protocol.metrics] == [True] * 8 + [False] * 3
 
@@ -298,11 +298,11 @@ def test_protocols_compare_line_by_line():
 
 def test_inconsistent_protocols_are_refused():
     with pytest.raises(ValueError, match="'x': two-way-identification and feature None"):
-        MetricSpec("x", "X", "two-way-identification")
+        MetricSpec("x", "X", TWO_WAY_IDENTIFICATION)
     feature = dataclasses.replace(find("scenes-1")["scene-low"].feature, tap="lowest")
     with pytest.raises(ValueError, match=r"scene has taps \('low', 'mid', 'high', 'embedding'\)"):
-        MetricSpec("x", "X", "correlation-distance", feature)
-    twice = (MetricSpec("x", "X", "pixcorr"), MetricSpec("x", "X", "ssim"))
+        MetricSpec("x", "X", CORRELATION_DISTANCE, feature)
+    twice = (MetricSpec("x", "X", PIXCORR), MetricSpec("x", "X", SSIM))
     with pytest.raises(ValueError, match="names a metric twice"):
         Protocol("p", 1, "", Resize(64, antialias=False), twice)
 
@@ -323,9 +323,7 @@ def test_a_picture_given_many_times_passes_the_network_once():
         seen.append(len(pixels))
         return {"sum": pixels.sum((2, 3))}
 
-    network = dataclasses.replace(
-        scene.NETWORK, taps=("sum",), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), forward=forward
-    )
+    network = dataclasses.replace(SCENE, taps=("sum",), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), forward=forward)
     pictures = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     order = [0, 1, 0, 2, 1, 0, 0]
     features = Extractor(network, torch.nn.Conv2d(3, 3, 1), None, None, 2)(pictures[order], ["sum"])["sum"]
@@ -368,7 +366,7 @@ def test_unknown_precision_and_exchanged_sides_are_named(pictures):
 
 
 def test_the_first_step_done_once_or_each_time_is_the_same(pictures, scores, monkeypatch):
-    monkeypatch.setattr("eval._scoring.job.MOST_BYTES", 0)
+    monkeypatch.setattr("eval._scoring.call.MOST_BYTES", 0)
     each_time = score(pictures[0][:, 0], pictures[1], "scenes-1")
     for name in COLUMNS:
         np.testing.assert_allclose(each_time.per_image[name], scores.per_image[name], atol=1e-6)

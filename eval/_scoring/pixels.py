@@ -5,18 +5,17 @@ Shape legend: N images, B of them together.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from eval._scoring.job import Job, as_tensor
-from eval.metrics._base import unit_images
-from eval.metrics._prepared import TOGETHER, Prepared
-from eval.metrics._samples import combine
-from eval.pictures import Step, planes_last
+from eval._scoring import feature_store
+from eval._scoring.call import Call
+from eval._scoring.samples import combine
+from eval.metrics.base import TOGETHER, TruthParts
+from eval.pictures import Step, planes_last, unit_images
 from eval.protocols.base import MetricSpec
 
 PIXELS = "pixels"
@@ -26,12 +25,12 @@ MOST_KEPT = 1 << 29
 prepared each time, which costs less than memory without bound."""
 
 
-def pixel_values(specs: Sequence[MetricSpec], job: Job) -> dict[str, Tensor]:
+def pixel_values(specs: Sequence[MetricSpec], call: Call) -> dict[str, Tensor]:
     """Compute pixel metrics.
 
     Args:
         specs: The metrics.
-        job: Pictures, their first step, the cache of truths.
+        call: Pictures, their first step, the cache of truths.
 
     Returns:
         For each metric `(N,)` float64, samples combined by its rule.
@@ -40,16 +39,16 @@ def pixel_values(specs: Sequence[MetricSpec], job: Job) -> dict[str, Tensor]:
         ValueError: If a metric that resizes nothing is given two sizes.
     """
     for spec in specs:
-        _check_sizes(spec, job)
+        _check_sizes(spec, call)
     parts: dict[str, list[Tensor]] = {spec.name: [] for spec in specs}
     # Resized pictures take a hundred times the memory of what is left of them, so only a few exist at a time.
-    for rows in slices(len(job.truth), TOGETHER):
+    for rows in slices(len(call.truth), TOGETHER):
         for resize in dict.fromkeys(spec.resize for spec in specs):  # metrics of one size share the pictures
             group = [spec for spec in specs if spec.resize == resize]
-            prepared = _prepared(group, rows, job)
-            shown = [_sized(sample[rows], job.first, resize, job) for sample in job.samples]
-            for spec, truth in zip(group, prepared, strict=True):
-                parts[spec.name].append(torch.stack([spec.computed_by.pixels.compare(each, truth) for each in shown]))
+            truths = _truth_parts(group, rows, call)
+            shown = [_sized(sample[rows], call.first, resize, call) for sample in call.samples]
+            for spec, truth in zip(group, truths, strict=True):
+                parts[spec.name].append(torch.stack([spec.formula.pixels.compare(each, truth) for each in shown]))
     return {s.name: combine(torch.cat(parts[s.name], 1), s.samples, s.higher_is_better) for s in specs}
 
 
@@ -58,9 +57,9 @@ def slices(n: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n, size))
 
 
-def _check_sizes(spec: MetricSpec, job: Job) -> None:
-    step = spec.resize or job.protocol_first
-    shown, truth = job.samples[0].shape[-2:], job.truth.shape[-2:]
+def _check_sizes(spec: MetricSpec, call: Call) -> None:
+    step = spec.resize or call.protocol_first
+    shown, truth = call.samples[0].shape[-2:], call.truth.shape[-2:]
     if step is None and shown != truth:
         sizes = f"{tuple(shown)} and {tuple(truth)}"
         raise ValueError(
@@ -68,23 +67,22 @@ def _check_sizes(spec: MetricSpec, job: Job) -> None:
         )
 
 
-def _sized(images: Tensor, first: Step | None, resize: Step | None, job: Job) -> Tensor:
+def _sized(images: Tensor, first: Step | None, resize: Step | None, call: Call) -> Tensor:
     """Return pictures as metrics take them: float32 on the device, planes last, after both steps."""
-    pixels = unit_images(images.to(job.device)).float()
+    pixels = unit_images(images.to(call.device)).float()
     pixels = planes_last(first(pixels) if first else pixels)
     return resize(pixels) if resize else pixels
 
 
-def _prepared(specs: Sequence[MetricSpec], rows: slice, job: Job) -> list[Prepared]:
+def _truth_parts(specs: Sequence[MetricSpec], rows: slice, call: Call) -> list[TruthParts]:
     """Return what each metric of one size needs of these truths: from the cache, or made and put there."""
-    entry = (job.truth_digest, job.protocol_first, specs[0].resize, TOGETHER)
-    digest = hashlib.sha256(repr(entry).encode()).hexdigest()
-    cache = {} if job.cache is None else job.cache
+    digest = feature_store.digest(call.truth_digest, call.protocol_first, specs[0].resize, TOGETHER)
+    cache = {} if call.cache is None else call.cache
     keys = [_keys(digest, spec, rows) for spec in specs]
     if all(key in cache for each in keys for key in each):
-        return [tuple(as_tensor(cache[key]).to(job.device) for key in each) for each in keys]
-    truth = _sized(job.truth[rows], job.protocol_first, specs[0].resize, job)
-    made = [spec.computed_by.pixels.prepare(truth) for spec in specs]
+        return [tuple(feature_store.as_tensor(cache[key]).to(call.device) for key in each) for each in keys]
+    truth = _sized(call.truth[rows], call.protocol_first, specs[0].resize, call)
+    made = [spec.formula.pixels.prepare(truth) for spec in specs]
     # The first pictures are kept, as many as the limit allows: each picture takes as much as those of this part do.
     a_picture = sum(part.nbytes for each in made for part in each) / len(truth)
     if (rows.start + len(truth)) * a_picture <= MOST_KEPT:
@@ -95,4 +93,4 @@ def _prepared(specs: Sequence[MetricSpec], rows: slice, job: Job) -> list[Prepar
 
 def _keys(digest: str, spec: MetricSpec, rows: slice) -> list[tuple[str, str, str]]:
     """Return the places in a cache of what a metric needs of some truths."""
-    return [(digest, PIXELS, f"{spec.formula} {part} {rows.start}") for part in spec.computed_by.pixels.parts]
+    return [(digest, PIXELS, f"{spec.formula.name} {part} {rows.start}") for part in spec.formula.pixels.parts]

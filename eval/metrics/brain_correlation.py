@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from eval.metrics._base import PerImageMetric, paired_correlation
+from eval.metrics._correlation import paired_correlation
+from eval.metrics.base import Formula
 
 
 def brain_correlation(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -26,11 +27,4 @@ def brain_correlation(predicted: Tensor, measured: Tensor) -> Tensor:
     return paired_correlation(predicted, measured).nan_to_num(nan=0.0)
 
 
-class BrainCorrelation(PerImageMetric):
-    """`brain_correlation` over batches."""
-
-    higher_is_better = True
-
-    def update(self, predicted: Tensor, measured: Tensor) -> None:
-        """Add betas: `(B, V)` each."""
-        self.values.append(brain_correlation(predicted, measured))
+BRAIN_CORRELATION = Formula("brain-correlation", "brain", "betas", brain_correlation, ranked=False)

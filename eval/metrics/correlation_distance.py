@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from eval.metrics._base import PerImageMetric, paired_correlation
+from eval.metrics._correlation import paired_correlation
+from eval.metrics.base import Formula
 
 
 def correlation_distance(reconstructions: Tensor, truth: Tensor) -> Tensor:
@@ -25,11 +26,6 @@ def correlation_distance(reconstructions: Tensor, truth: Tensor) -> Tensor:
     return 1 - paired_correlation(reconstructions, truth).nan_to_num(nan=0.0)
 
 
-class CorrelationDistance(PerImageMetric):
-    """`correlation_distance` over batches."""
-
-    higher_is_better = False
-
-    def update(self, reconstructions: Tensor, truth: Tensor) -> None:
-        """Add features: `(B, ...)` each."""
-        self.values.append(correlation_distance(reconstructions, truth))
+CORRELATION_DISTANCE = Formula(
+    "correlation-distance", "distance", "features", correlation_distance, higher_is_better=False
+)

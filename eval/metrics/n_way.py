@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.metrics._base import PerImageMetric, check_pairs
-from eval.metrics._readout import Readout
+from eval.metrics.base import Formula, Readout, check_pairs
 
 
 @dataclass(frozen=True)
@@ -88,32 +87,5 @@ def class_ranks(reconstructions: Tensor, truth: Tensor) -> Tensor:
     return torch.cat([labels, above, classes], dim=1).double()
 
 
-def n_way_top_k(reconstructions: Tensor, truth: Tensor, readout: NWay | None = None) -> Tensor:
-    """Share of n-way trials won by the truth's class, for each image (Chen et al. 2023, Mind-Vis; CnD).
-
-    Args:
-        reconstructions: Class probabilities `(N, C)`.
-        truth: The same shape.
-        readout: Ways, top, trials and seed.
-
-    Returns:
-        `(N,)` float64 in [0, 1], higher is better.
-
-    Raises:
-        ValueError: If the shapes differ or there are too few classes.
-    """
-    return (readout or NWay()).conclude(class_ranks(reconstructions, truth))
-
-
-class NWayTopK(PerImageMetric):
-    """`n_way_top_k` over batches."""
-
-    higher_is_better = True
-
-    def __init__(self, readout: NWay | None = None) -> None:
-        super().__init__()
-        self.readout = readout or NWay()
-
-    def update(self, reconstructions: Tensor, truth: Tensor) -> None:
-        """Add class probabilities: `(B, C)` each."""
-        self.values.append(n_way_top_k(reconstructions, truth, self.readout))
+N_WAY_TOP_K = Formula("n-way-top-k", "classification", "features", class_ranks, NWay())
+"""Share of n-way trials won by the truth's class (Chen et al. 2023, Mind-Vis; CnD), from class probabilities."""

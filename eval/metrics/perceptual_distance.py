@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eval.metrics._base import PerImageMetric, check_pairs
+from eval.metrics.base import Formula, check_pairs
 
 
 def perceptual_distance(reconstructions: Tensor, truth: Tensor) -> Tensor:
@@ -30,11 +30,6 @@ def perceptual_distance(reconstructions: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([(x.double() - y.double()).square().sum() for x, y in pairs])
 
 
-class PerceptualDistance(PerImageMetric):
-    """`perceptual_distance` over batches."""
-
-    higher_is_better = False
-
-    def update(self, reconstructions: Tensor, truth: Tensor) -> None:
-        """Add features: `(B, ...)` each."""
-        self.values.append(perceptual_distance(reconstructions, truth))
+PERCEPTUAL_DISTANCE = Formula(
+    "perceptual-distance", "distance", "paired features", perceptual_distance, higher_is_better=False
+)

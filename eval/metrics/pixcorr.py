@@ -8,41 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eval.metrics._base import CHUNK_BYTES, SAMPLE, PerImageMetric, unit_images
-from eval.metrics._prepared import PixelSteps, Prepared
-from eval.pictures import planes_last
+from eval.metrics._correlation import CHUNK_BYTES, SAMPLE
+from eval.metrics.base import Formula, PixelSteps, TruthParts
+from eval.pictures import planes_last, unit_images
 
 
-def pixcorr(reconstructions: Tensor, truth: Tensor) -> Tensor:
-    """Correlate pixels, all channels together (Ozcelik & VanRullen 2023: `numpy.corrcoef` of the flattened RGB image).
-
-    Where either picture is constant the published formula gives NaN, and with it a table without a number. Here such a
-    picture scores 0: it carries no information about the truth.
-
-    Args:
-        reconstructions: `(N, C, H, W)` uint8 or floating point.
-        truth: The same shape.
-
-    Returns:
-        `(N,)` float64 in [-1, 1], higher is better.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    return PIXCORR(reconstructions, truth)
-
-
-class PixCorr(PerImageMetric):
-    """`pixcorr` over batches."""
-
-    higher_is_better = True
-
-    def update(self, reconstructions: Tensor, truth: Tensor) -> None:
-        """Add images: `(B, C, H, W)` each."""
-        self.values.append(pixcorr(reconstructions, truth))
-
-
-def _prepared(truth: Tensor) -> Prepared:
+def _prepare(truth: Tensor) -> TruthParts:
     """Return truths `(B, C, H, W)`, shifted, and `(2, B)` float64: their sums and centred sums of squares."""
     laid, start = _laid(truth)
     shifted = laid - start.view(-1, 1, 1, 1)
@@ -54,7 +25,7 @@ def _prepared(truth: Tensor) -> Prepared:
     return shifted, torch.stack([sums, _centred(squares, sums, sums, shifted)])
 
 
-def _correlations(reconstructions: Tensor, prepared: Prepared) -> Tensor:
+def _correlations(reconstructions: Tensor, prepared: TruthParts) -> Tensor:
     """Return `(B,)` PixCorr of reconstructions `(B, C, H, W)` with truths that are prepared."""
     true, (true_sums, true_squares) = prepared
     shown, start = _laid(reconstructions)
@@ -98,5 +69,9 @@ def _centred(products: Tensor, sums_x: Tensor, sums_y: Tensor, images: Tensor) -
     return products - sums_x * sums_y / images[0].numel()
 
 
-PIXCORR = PixelSteps(("shifted", "moments"), _prepared, _correlations)
-"""`pixcorr` as a step on the truths and one on both sides."""
+PIXCORR = Formula("pixcorr", "pixel", "pixels", PixelSteps(("shifted", "moments"), _prepare, _correlations))
+"""Correlates pixels, all channels together (Ozcelik & VanRullen 2023: `numpy.corrcoef` of the flattened RGB image).
+
+Pictures are `(N, C, H, W)` uint8 or floating point. Where either is constant the published formula gives NaN, and with
+it a table without a number. Here such a picture scores 0: it carries no information about the truth.
+"""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.utilities.data import dim_zero_cat
 
-from eval.metrics._base import PerImageMetric, check_pairs, column_chunks
-from eval.metrics._readout import Readout
+from eval.metrics._correlation import column_chunks
+from eval.metrics.base import Formula, Readout, check_pairs
 from eval.metrics.identification import TOLERANCE
 
 Given = Literal["brain", "image"]
@@ -29,6 +28,7 @@ class Retrieval(Readout):
         seed: Of the pools.
     """
 
+    across_images: ClassVar[bool] = True
     given: Given = "brain"
     pool: int = 300
     repeats: int | None = None
@@ -106,50 +106,17 @@ def cosine_similarity(predicted: Tensor, true: Tensor) -> Tensor:
     return products / (squares_x.sqrt()[:, None] * squares_y.sqrt())
 
 
-def top_1_retrieval(predicted: Tensor, true: Tensor, readout: Retrieval | None = None) -> Tensor:
-    """Top-1 retrieval by cosine of latents (Lin et al. 2022; Scotti et al. 2023).
-
-    Args:
-        predicted: Latents predicted from brain responses `(N, ...)`.
-        true: Latents of the images, the same shape.
-        readout: Direction and pools.
-
-    Returns:
-        `(N,)` float64 whose mean is the accuracy, higher is better. With random pools a single value is an image's hits
-        over its expected number of draws and may exceed 1.
-
-    Raises:
-        ValueError: If the shapes differ or there are fewer images than the pool holds.
-    """
-    return (readout or Retrieval()).conclude(cosine_similarity(predicted, true))
-
-
-class TopOneRetrieval(PerImageMetric):
-    """`top_1_retrieval` over batches: candidates come from all batches and processes."""
-
-    higher_is_better = True
-    true: list[Tensor]
-
-    def __init__(self, readout: Retrieval | None = None) -> None:
-        super().__init__()
-        self.readout = readout or Retrieval()
-        self.add_state("true", default=[], dist_reduce_fx="cat")
-
-    def update(self, predicted: Tensor, true: Tensor) -> None:
-        """Add latents: `(B, ...)` each."""
-        check_pairs(predicted, true)
-        self.values.append(predicted.flatten(1))
-        self.true.append(true.flatten(1))
-
-    def _values(self) -> Tensor:
-        predicted = super()._values()
-        with torch.no_grad():
-            return top_1_retrieval(predicted, dim_zero_cat(self.true), self.readout)
-
-
 def _expected(rivals: Tensor, n: int, pool: int) -> Tensor:
     """Share of pools without any of an image's rivals: C(n - 1 - rivals, pool - 1) / C(n - 1, pool - 1)."""
     free = (n - rivals - pool).double()
     logs = torch.lgamma(n - rivals.double()) - torch.lgamma(free.clamp(min=0) + 1)
     whole = torch.lgamma(torch.tensor([n, n - pool + 1], dtype=torch.float64))
     return torch.where(free < 0, 0.0, torch.exp(logs - (whole[0] - whole[1]))).clamp(0, 1)
+
+
+TOP_1_RETRIEVAL = Formula("top-1-retrieval", "retrieval", "latents", cosine_similarity, Retrieval(), ranked=False)
+"""Top-1 retrieval by cosine of predicted with true latents (Lin et al. 2022; Scotti et al. 2023).
+
+The mean over images is the accuracy. With random pools a single value is an image's hits over its expected number of
+draws and may exceed 1.
+"""

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.metrics._base import PerImageMetric, unit_images
-from eval.metrics._prepared import PixelSteps, Prepared
-from eval.pictures import planes_last
+from eval.metrics.base import Formula, PixelSteps, TruthParts
+from eval.pictures import planes_last, unit_images
 
 STRIP = 128
 """Rows of the SSIM map at a time: all that one strip takes fits in the processor's cache."""
@@ -54,52 +53,6 @@ UNIFORM = Window((1 / 7,) * 7, sample_covariance=True)
 """What scikit-image takes when it is asked for nothing."""
 
 
-def ssim(reconstructions: Tensor, truth: Tensor, *, columnwise: bool = False, window: Window = GAUSSIAN) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of the grey images: Gaussian window, sigma 1.5, data range 1.
-
-    Equals `skimage.metrics.structural_similarity` with the keywords above, borders left out; with `columnwise`, the
-    same call with `channel_axis=-1`, which is what scikit-image <= 0.19 made of `multichannel=True` (brain-diffuser).
-
-    Args:
-        reconstructions: `(N, 3, H, W)` uint8, or floating point in [0, 1].
-        truth: The same shape.
-        columnwise: One-dimensional SSIM of every image column instead.
-        window: `GAUSSIAN`, or `UNIFORM` for `structural_similarity(x, y, data_range=1)` without further keywords.
-
-    Returns:
-        `(N,)` float64 in [-1, 1], higher is better. Constant pictures are fine: the constants keep it defined.
-
-    Raises:
-        ValueError: If the shapes differ, or an image is smaller than the window.
-    """
-    return ssim_steps(columnwise=columnwise, window=window)(reconstructions, truth)
-
-
-def ssim_steps(*, columnwise: bool = False, window: Window = GAUSSIAN) -> PixelSteps:
-    """Return `ssim` with these options as a step on the truths and one on both sides.
-
-    Of the truths it keeps `(H, W, B)` grey values about their means, the means `(B,)`, and the windows' means.
-    """
-    axes = (0,) if columnwise else (0, 1)
-    prepare = partial(_prepared, window=window, axes=axes)
-    return PixelSteps(("grey", "centre", "means"), prepare, partial(_similarity, window=window, axes=axes))
-
-
-class SSIM(PerImageMetric):
-    """`ssim` over batches."""
-
-    higher_is_better = True
-
-    def __init__(self, *, columnwise: bool = False, window: Window = GAUSSIAN) -> None:
-        super().__init__()
-        self.columnwise = columnwise
-        self.window = window
-
-    def update(self, reconstructions: Tensor, truth: Tensor) -> None:
-        """Add images: `(B, 3, H, W)` each."""
-        self.values.append(ssim(reconstructions, truth, columnwise=self.columnwise, window=self.window))
-
-
 def _grey(images: Tensor) -> Tensor:
     """Return `(H, W, B)` grey values, in float64 where the images have it and in float32 else."""
     pixels = planes_last(unit_images(images).to(torch.promote_types(images.dtype, torch.float32)))
@@ -113,7 +66,7 @@ def _check_size(images: Tensor, window: Window, axes: tuple[int, ...]) -> None:
         raise ValueError(f"SSIM needs images (N, 3, H, W) of at least {least} x {least} pixels, got {shape}")
 
 
-def _prepared(truth: Tensor, window: Window, axes: tuple[int, ...]) -> Prepared:
+def _prepare(truth: Tensor, window: Window, axes: tuple[int, ...]) -> TruthParts:
     """Return centred grey values `(H, W, B)`, their centres `(B,)`, and the windows' means of truths `(B, 3, H, W)`."""
     _check_size(truth, window, axes)
     grey = _grey(truth)
@@ -122,7 +75,7 @@ def _prepared(truth: Tensor, window: Window, axes: tuple[int, ...]) -> Prepared:
     return grey, centre, _smooth(grey, window, axes)
 
 
-def _similarity(reconstructions: Tensor, prepared: Prepared, window: Window, axes: tuple[int, ...]) -> Tensor:
+def _similarity(reconstructions: Tensor, prepared: TruthParts, window: Window, axes: tuple[int, ...]) -> Tensor:
     """Return `(B,)` float64 means of the SSIM maps of reconstructions `(B, 3, H, W)`."""
     y, centre, mean_y = prepared
     # Variances and covariances do not feel a shift; centred, their differences of squares lose far fewer digits.
@@ -161,3 +114,26 @@ def _smooth(planes: Tensor, window: Window, axes: tuple[int, ...]) -> Tensor:
         kernel = weights.view(1, 1, -1, 1) if axis == 0 else weights.view(1, 1, 1, -1)
         images = functional.conv2d(images, kernel.repeat(channels, 1, 1, 1), groups=channels)
     return images[0].permute(1, 2, 0)
+
+
+def _formula(name: str, window: Window = GAUSSIAN, axes: tuple[int, ...] = (0, 1)) -> Formula:
+    """Return SSIM with a window along these axes of the picture.
+
+    Of the truths it keeps `(H, W, B)` grey values about their means, the means `(B,)`, and the windows' means.
+    """
+    prepare = partial(_prepare, window=window, axes=axes)
+    steps = PixelSteps(("grey", "centre", "means"), prepare, partial(_similarity, window=window, axes=axes))
+    return Formula(name, "pixel", "pixels", steps)
+
+
+SSIM = _formula("ssim")
+"""Structural similarity (Wang et al. 2004) of the grey images: Gaussian window, sigma 1.5, data range 1.
+
+Equals `skimage.metrics.structural_similarity` with the keywords above, borders left out. Pictures are `(N, 3, H, W)`
+uint8, or floating point in [0, 1], no smaller than the window. Constant ones are fine: C1 and C2 keep it defined.
+"""
+SSIM_COLUMNWISE = _formula("ssim-columnwise", axes=(0,))
+"""The mean over columns of one-dimensional SSIM: the same call with `channel_axis=-1`, which is what scikit-image
+<= 0.19 made of `multichannel=True` (Brain-Diffuser)."""
+SSIM_UNIFORM = _formula("ssim-uniform", UNIFORM)
+"""`structural_similarity(x, y, data_range=1)` without further keywords (CS292F)."""

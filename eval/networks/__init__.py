@@ -1,1 +1,1 @@
-"""Frozen feature networks, one file each: how to build it, which layers are tapped, which weights it needs."""
+"""Frozen feature networks, a family a file: how to build them, which layers are tapped, which weights they need."""

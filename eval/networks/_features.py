@@ -11,9 +11,8 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from eval.metrics._base import unit_images
 from eval.networks.base import Network
-from eval.pictures import Step
+from eval.pictures import Step, unit_images
 
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
-import pkgutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import eval.networks
+from eval._listing import objects
 from eval.networks._download import Advance, download
-from eval.networks._state_file import WrongWeightsError, check_entries, own_entries, read_state, sha256_of
+from eval.networks._state_file import check_entries, own_entries, read_state, sha256_of
 from eval.networks.base import Network
-
-__all__ = ["MissingWeightsError", "WrongWeightsError"]
 
 UNTRAINED = "untrained"
 """The literal that asks for random weights; nothing else ever gives them."""
 UNTRAINED_SEED = 0
-SHIPPED = Path(__file__).parent / "scene"
 
 
 class MissingWeightsError(FileNotFoundError):
@@ -61,7 +57,7 @@ def places(network: Network, folder: Path | str | None = None) -> tuple[Path, ..
     usual tools download it, under the published file's own name: torch's (`$TORCH_HOME/hub/checkpoints`), or CLIP's.
     """
     if network.shipped:
-        return (SHIPPED / network.weights_file,)
+        return (network.shipped,)
     given = (Path(folder) / network.weights_file,) if folder is not None else ()
     usual = home() / network.weights_file
     if not network.url:
@@ -134,12 +130,7 @@ def inventory(folder: Path | str | None = None) -> list[WeightsEntry]:
 
 def networks() -> list[Network]:
     """Return all networks of this folder by name: a new network is a new file and no other edit."""
-    modules = (
-        importlib.import_module(f"eval.networks.{m.name}")
-        for m in pkgutil.iter_modules(eval.networks.__path__)
-        if not m.name.startswith("_")
-    )
-    return [module.NETWORK for module in modules if hasattr(module, "NETWORK")]
+    return list(objects(eval.networks, Network).values())
 
 
 def digest(network: Network, weights: Path | str | None) -> str:

@@ -10,10 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+from eval.pictures import IMAGENET_MEAN, IMAGENET_STD, Triple
 
 IMAGENET_TERMS = "BSD-3-Clause (torchvision); trained on ImageNet, whose terms are non-commercial research"
 
@@ -30,19 +27,19 @@ class Network:
     Picture sizes are not here: protocols feed the same network at different sizes.
 
     Attributes:
-        name: Its file name in this folder.
+        name: Its own; the constant that holds it is called so, in capitals.
         taps: Names of the layers that `forward` returns, in the architecture's own notation.
         parameters: Number of parameters of the published architecture, heads included.
         weights_file: Name of the state dict in a weights folder.
         source: Where those weights come from, for people.
-        mean: Subtracted from each channel of an image in [0, 1].
-        std: Divides each channel afterwards.
         build: Makes the published architecture; called under `torch.device("meta")`, so it costs nothing.
         forward: `forward(module, pixels)` with normalised `(B, 3, H, W)` pixels returns `(B, ...)` for every tap.
+        mean: Subtracted from each channel of an image in [0, 1].
+        std: Divides each channel afterwards.
         unused: Submodules that no tap needs: never held in memory, their weights ignored.
         foreign: Prefixes of further entries that the published file holds and no tap needs.
         prefix: Prefix of the network's own entries in the published file; ignored where the file has none of it.
-        shipped: Whether the weights are part of this package.
+        shipped: The weights, where they are part of this package.
         url: Where the published file can be fetched; its last part is its name in the cache. Empty where there is none.
         sha256: Of the published file, or the start of it; empty where its publisher names none.
         terms: Licence of the weights, shown before a download.
@@ -55,14 +52,14 @@ class Network:
     parameters: int
     weights_file: str
     source: str
-    mean: Triple
-    std: Triple
     build: Callable[[], nn.Module] = field(repr=False)
     forward: Callable[[nn.Module, Tensor], Mapping[str, Tensor]] = field(repr=False)
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
     unused: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     prefix: str = ""
-    shipped: bool = False
+    shipped: Path | None = field(default=None, repr=False)
     url: str = ""
     sha256: str = field(default="", repr=False)
     terms: str = field(default=IMAGENET_TERMS, repr=False)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
-from eval.networks.base import IMAGENET_MEAN, IMAGENET_STD, Network
+from eval.networks.torchvision import ALEXNET
 
 RELUS = (1, 4, 7, 9, 11)
 """Places of the five ReLUs in AlexNet's convolutional part."""
@@ -62,18 +63,15 @@ def _heads() -> Path:
     return Path(found.origin).parent / "functional" / "image" / "lpips_models" / "alex.pth"
 
 
-NETWORK = Network(
+LPIPS_ALEX = replace(
+    ALEXNET,  # LPIPS' own shift and scale of [-1, 1] are ImageNet's mean and s.d. on [0, 1]
     name="lpips_alex",
     taps=("weighted",),
     parameters=2_470_848,
-    weights_file="alexnet.pth",
-    source="torchvision AlexNet_Weights.IMAGENET1K_V1 (alexnet-owt-7be5be79.pth); LPIPS heads come with torchmetrics",
-    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    # LPIPS' own shift and scale of [-1, 1] are these on [0, 1].
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
+    source=f"{ALEXNET.source}; LPIPS heads come with torchmetrics",
     build=LpipsAlex,
     forward=_forward,
+    unused=(),
     foreign=("classifier.",),
     companion=_heads,
 )

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +31,11 @@ import torch
 from torch import Tensor
 
 import eval.plugins
+from eval import _listing
 from eval.networks import _weights as network_weights
 from eval.networks._state_file import sha256_of
 from eval.networks._weights import MissingWeightsError
 from eval.networks.base import Network
-from eval.protocols.base import unknown
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,7 @@ class Plugin:
 
 def names() -> list[str]:
     """Return the names of the plug-ins of this folder."""
-    modules = (module.name for module in pkgutil.iter_modules(eval.plugins.__path__))
-    return sorted(name for name in modules if name != "base")
+    return _listing.names(eval.plugins)
 
 
 def find(reference: str | Plugin) -> Plugin:
@@ -153,7 +151,7 @@ def find(reference: str | Plugin) -> Plugin:
     module, colon, attribute = reference.partition(":")
     if not colon:
         if reference not in names():
-            raise ValueError(f"{unknown('plug-in', reference, names())}; others as module:OBJECT")
+            raise ValueError(f"{_listing.unknown('plug-in', reference, names())}; others as module:OBJECT")
         module, attribute = f"eval.plugins.{reference}", "PLUGIN"
     try:
         found = getattr(importlib.import_module(module), attribute, None)

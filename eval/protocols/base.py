@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import pkgutil
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import eval.protocols
-from eval.metrics._formulas import FORMULAS, Formula, FormulaName, Kind
-from eval.metrics._readout import Readout
-from eval.metrics._samples import SampleRule
-from eval.metrics.identification import Identification
+from eval import _listing
+from eval.metrics.base import Formula, Kind, Readout
 from eval.networks.base import Network
 from eval.pictures import Step
 
+SampleRule = Literal["mean-score", "mean-comparison", "mean-feature", "best-sample"]
+"""What is averaged over samples.
+
+"mean-score": their values. "mean-comparison": what they were compared to, e.g. correlations before identification
+(Takagi & Nishimoto 2023). "mean-feature": their features. "best-sample": nothing; the one sample whose mean over images
+is best stands for all, which takes the truth to know: an oracle.
+"""
 Need = Literal["images", "predictions", "true latents", "betas"]
 
 NEEDS: dict[str, tuple[Need, ...]] = {
@@ -49,7 +52,7 @@ class MetricSpec:
     Attributes:
         name: Its name in results, unique within the protocol.
         label: Its heading in published tables.
-        formula: The formula that computes it, a name of `eval.metrics._formulas`.
+        formula: The formula that computes it.
         feature: What it is computed on; None for what takes no feature network.
         resize: Size of the pictures of a pixel metric, after the protocol's first step; None leaves them as they are.
         readout: Options of the formula's last step; None takes the formula's own.
@@ -60,7 +63,7 @@ class MetricSpec:
 
     name: str
     label: str
-    formula: FormulaName
+    formula: Formula
     feature: Feature | None = None
     resize: Step | None = None
     readout: Readout | None = None
@@ -69,48 +72,45 @@ class MetricSpec:
     counted: bool = True
 
     def __post_init__(self) -> None:
-        if (self.feature is None) == (self.computed_by.reads in ("features", "paired features")):
-            raise ValueError(f"metric {self.name!r}: {self.formula} and feature {self.feature} do not go together")
+        if (self.feature is None) == (self.formula.reads in ("features", "paired features")):
+            raise ValueError(f"metric {self.name!r}: {self.formula.name} and feature {self.feature} do not go together")
         if self.feature is not None and self.feature.tap not in self.feature.network.taps:
             raise ValueError(f"metric {self.name!r}: {self.feature.network.name} has taps {self.feature.network.taps}")
-        own = type(self.computed_by.readout)
+        own = type(self.formula.readout)
         if type(self.reads_out) is not own:
-            raise ValueError(f"metric {self.name!r}: {self.formula} is read out by {own.__name__}, not {self.readout}")
-        lacking = set(NEEDS.get(self.computed_by.reads, ())) - set(self.needs)
+            raise ValueError(
+                f"metric {self.name!r}: {self.formula.name} is read out by {own.__name__}, not {self.readout}"
+            )
+        lacking = set(NEEDS.get(self.formula.reads, ())) - set(self.needs)
         if lacking:
-            raise ValueError(f"metric {self.name!r}: {self.formula} also needs {sorted(lacking)}")
+            raise ValueError(f"metric {self.name!r}: {self.formula.name} also needs {sorted(lacking)}")
         self._check_samples()
 
     def _check_samples(self) -> None:
         known = {"mean-score", "best-sample"}
-        if self.computed_by.reads == "features":
+        if self.formula.reads == "features":
             known.add("mean-feature")
         if self.reads_out.averages_comparisons:
             known.add("mean-comparison")
         if self.samples not in known:
             raise ValueError(
-                f"metric {self.name!r}: samples of {self.formula} take {sorted(known)}, not {self.samples}"
+                f"metric {self.name!r}: samples of {self.formula.name} take {sorted(known)}, not {self.samples}"
             )
-
-    @property
-    def computed_by(self) -> Formula:
-        """The formula."""
-        return FORMULAS[self.formula]
 
     @property
     def reads_out(self) -> Readout:
         """The readout: the metric's own, or else the formula's."""
-        return self.readout or self.computed_by.readout
+        return self.readout or self.formula.readout
 
     @property
     def kind(self) -> Kind:
         """What sort of number it is."""
-        return self.computed_by.kind
+        return self.formula.kind
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value means a better reconstruction."""
-        return self.computed_by.higher_is_better
+        return self.formula.higher_is_better
 
     @property
     def chance(self) -> float | None:
@@ -120,17 +120,7 @@ class MetricSpec:
     @property
     def ranked(self) -> bool:
         """Whether ranks may count it: never retrieval, brain correlation, or what chose its sample by the truth."""
-        return self.counted and self.computed_by.ranked and self.samples != "best-sample"
-
-    @property
-    def transpose(self) -> bool:
-        """For identification, whether it compares with other reconstructions instead of other truths."""
-        return isinstance(self.reads_out, Identification) and self.reads_out.transpose
-
-    @property
-    def ties(self) -> str:
-        """For identification, what a tie counts; "zero" for all others."""
-        return self.reads_out.ties if isinstance(self.reads_out, Identification) else "zero"
+        return self.counted and self.formula.ranked and self.samples != "best-sample"
 
 
 @dataclass(frozen=True)
@@ -167,7 +157,7 @@ class Protocol:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        raise KeyError(unknown("metric", name, [metric.name for metric in self.metrics]))
+        raise KeyError(_listing.unknown("metric", name, [metric.name for metric in self.metrics]))
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -184,8 +174,7 @@ class Protocol:
 def names() -> list[str]:
     """Return the names of all protocols: the files of this folder."""
     # The folder is the list: a new protocol is a new file and no other edit.
-    modules = (module.name for module in pkgutil.iter_modules(eval.protocols.__path__))
-    return sorted(name.replace("_", "-") for name in modules if name != "base")
+    return [name.replace("_", "-") for name in _listing.names(eval.protocols)]
 
 
 def find(name: str) -> Protocol:
@@ -196,26 +185,19 @@ def find(name: str) -> Protocol:
     """
     known = names()
     if name not in known:
-        raise ValueError(unknown("protocol", name, known))
+        raise ValueError(_listing.unknown("protocol", name, known))
     protocol: Protocol = importlib.import_module(f"eval.protocols.{name.replace('-', '_')}").PROTOCOL
     return protocol
 
 
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """Return what to say of a name that is not known: all that are, and the nearest."""
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {name!r}, allowed: {', '.join(known)}{hint}"
-
-
 def _line(metric: MetricSpec) -> str:
-    parts = [metric.formula, f"needs {' + '.join(metric.needs)}", "higher" if metric.higher_is_better else "lower"]
+    parts = [metric.formula.name, f"needs {' + '.join(metric.needs)}", "higher" if metric.higher_is_better else "lower"]
     parts += [metric.reads_out.describe(), f"samples {metric.samples}", "ranked" if metric.ranked else "never ranked"]
     if metric.feature:
         feature = metric.feature
         parts += [f"{feature.network.name} {feature.tap}", feature.network.weights_file, _describe(feature.resize)]
         parts.append(f"pixels times {feature.scale:g}" if feature.scale != 1 else "")
-    elif metric.computed_by.reads == "pixels":
+    elif metric.formula.reads == "pixels":
         parts.append(_describe(metric.resize))
     return f"metric {metric.name} ({metric.label}): {', '.join(part for part in parts if part)}"
 

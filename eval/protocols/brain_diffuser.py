@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from eval.metrics._formulas import FormulaName
-from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v1, inception_v3, swav_resnet50
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.ssim import SSIM_COLUMNWISE
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, INCEPTION_V3, SWAV_RESNET50
 from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -15,7 +19,7 @@ PIXEL_SIZE = PilResize(425, "bicubic")
 
 
 def _on_features(name: str, label: str, network: Network, tap: str) -> MetricSpec:
-    formula: FormulaName = "correlation-distance" if name in ("effnet", "swav") else "two-way-identification"
+    formula = CORRELATION_DISTANCE if name in ("effnet", "swav") else TWO_WAY_IDENTIFICATION
     return MetricSpec(name, label, formula, Feature(network, tap, NETWORK_SIZE))
 
 
@@ -25,14 +29,14 @@ PROTOCOL = Protocol(
     summary="The eight metrics of Brain-Diffuser's scripts on picture files of 982 shared images of NSD (37 sessions).",
     first=None,
     metrics=(
-        MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=PIXEL_SIZE),
-        MetricSpec("ssim", "SSIM", "ssim-columnwise", resize=PIXEL_SIZE),
-        _on_features("alex2", "Alex(2)", alexnet.NETWORK, "features.4"),
-        _on_features("alex5", "Alex(5)", alexnet.NETWORK, "features.11"),
-        _on_features("inception", "Incep", inception_v3.NETWORK, "avgpool"),
-        _on_features("clip", "CLIP", clip_vit_l14.NETWORK, "encode_image"),
-        _on_features("effnet", "Eff", efficientnet_b1_v1.NETWORK, "avgpool"),
-        _on_features("swav", "SwAV", swav_resnet50.NETWORK, "avgpool"),
+        MetricSpec("pixcorr", "PixCorr", PIXCORR, resize=PIXEL_SIZE),
+        MetricSpec("ssim", "SSIM", SSIM_COLUMNWISE, resize=PIXEL_SIZE),
+        _on_features("alex2", "Alex(2)", ALEXNET, "features.4"),
+        _on_features("alex5", "Alex(5)", ALEXNET, "features.11"),
+        _on_features("inception", "Incep", INCEPTION_V3, "avgpool"),
+        _on_features("clip", "CLIP", CLIP_VIT_L14, "encode_image"),
+        _on_features("effnet", "Eff", EFFICIENTNET_B1_V1, "avgpool"),
+        _on_features("swav", "SwAV", SWAV_RESNET50, "avgpool"),
     ),
     quirks=(
         "pictures are files: rounded to 8 bits before and after every resizing",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from eval.networks import efficientnet_v2_s, lpips_alex
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.perceptual_distance import PERCEPTUAL_DISTANCE
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.ssim import SSIM_UNIFORM
+from eval.networks.lpips_alex import LPIPS_ALEX
+from eval.networks.torchvision import EFFICIENTNET_V2_S
 from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -12,14 +17,14 @@ PROTOCOL = Protocol(
     summary="PCC, SSIM, LPIPS and EfficientNet-V2-S distance at 512 px, five samples an image, NSD and THINGS.",
     first=PilResize(512, "bilinear"),
     metrics=(
-        MetricSpec("pcc", "PCC", "pixcorr"),
-        MetricSpec("ssim", "SSIM", "ssim-uniform"),
-        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(lpips_alex.NETWORK, "weighted", None)),
+        MetricSpec("pcc", "PCC", PIXCORR),
+        MetricSpec("ssim", "SSIM", SSIM_UNIFORM),
+        MetricSpec("lpips", "LPIPS", PERCEPTUAL_DISTANCE, Feature(LPIPS_ALEX, "weighted", None)),
         MetricSpec(
             "effnet",
             "Eff",
-            "correlation-distance",
-            Feature(efficientnet_v2_s.NETWORK, "avgpool", None, scale=255.0),
+            CORRELATION_DISTANCE,
+            Feature(EFFICIENTNET_V2_S, "avgpool", None, scale=255.0),
             samples="mean-feature",
         ),
     ),

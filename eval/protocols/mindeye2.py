@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from eval.metrics._formulas import FormulaName
-from eval.metrics.retrieval import Given, Retrieval
-from eval.networks import alexnet, clip_vit_l14, efficientnet_b1_v2, inception_v3, swav_resnet50
+from eval.metrics.brain_correlation import BRAIN_CORRELATION
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.retrieval import TOP_1_RETRIEVAL, Given, Retrieval
+from eval.metrics.ssim import SSIM
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V2, INCEPTION_V3, SWAV_RESNET50
 from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -16,13 +21,13 @@ def _resize(size: int) -> Resize:
 
 
 def _on_features(name: str, label: str, network: Network, tap: str, size: int) -> MetricSpec:
-    formula: FormulaName = "correlation-distance" if name in ("effnet", "swav") else "two-way-identification"
+    formula = CORRELATION_DISTANCE if name in ("effnet", "swav") else TWO_WAY_IDENTIFICATION
     return MetricSpec(name, label, formula, Feature(network, tap, _resize(size)))
 
 
 def _retrieval(name: str, label: str, given: Given) -> MetricSpec:
     readout = Retrieval(given, pool=300, repeats=30)
-    return MetricSpec(name, label, "top-1-retrieval", readout=readout, needs=("predictions", "true latents"))
+    return MetricSpec(name, label, TOP_1_RETRIEVAL, readout=readout, needs=("predictions", "true latents"))
 
 
 PROTOCOL = Protocol(
@@ -31,18 +36,18 @@ PROTOCOL = Protocol(
     summary="The eight metrics of MindEye2's final_evaluations notebook on the 1000 shared images of NSD.",
     first=_resize(256),
     metrics=(
-        MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=_resize(425)),
-        MetricSpec("ssim", "SSIM", "ssim", resize=_resize(425)),
-        _on_features("alex2", "Alex(2)", alexnet.NETWORK, "features.4", 256),
-        _on_features("alex5", "Alex(5)", alexnet.NETWORK, "features.11", 256),
-        _on_features("inception", "Incep", inception_v3.NETWORK, "avgpool", 342),
-        _on_features("clip", "CLIP", clip_vit_l14.NETWORK, "encode_image", 224),
-        _on_features("effnet", "Eff", efficientnet_b1_v2.NETWORK, "avgpool", 255),
-        _on_features("swav", "SwAV", swav_resnet50.NETWORK, "avgpool", 224),
+        MetricSpec("pixcorr", "PixCorr", PIXCORR, resize=_resize(425)),
+        MetricSpec("ssim", "SSIM", SSIM, resize=_resize(425)),
+        _on_features("alex2", "Alex(2)", ALEXNET, "features.4", 256),
+        _on_features("alex5", "Alex(5)", ALEXNET, "features.11", 256),
+        _on_features("inception", "Incep", INCEPTION_V3, "avgpool", 342),
+        _on_features("clip", "CLIP", CLIP_VIT_L14, "encode_image", 224),
+        _on_features("effnet", "Eff", EFFICIENTNET_B1_V2, "avgpool", 255),
+        _on_features("swav", "SwAV", SWAV_RESNET50, "avgpool", 224),
         # The labels are the published ones. What they really are is said by `given`, and by the quirk below.
         _retrieval("retrieval-fwd", "Image retr. (swapped)", "image"),
         _retrieval("retrieval-bwd", "Brain retr. (swapped)", "brain"),
-        MetricSpec("brain-correlation", "Brain corr.", "brain-correlation", needs=("images", "betas")),
+        MetricSpec("brain-correlation", "Brain corr.", BRAIN_CORRELATION, needs=("images", "betas")),
     ),
     quirks=(
         "both pictures are shrunk to 256 px first, so that PixCorr and SSIM at 425 px compare upsampled pictures",

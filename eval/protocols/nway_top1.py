@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from eval.metrics._samples import SampleRule
-from eval.metrics.n_way import NWay
-from eval.networks import vit_h_14
+from eval.metrics.n_way import N_WAY_TOP_K, NWay
+from eval.networks.torchvision import VIT_H_14
 from eval.pictures import PilResize
-from eval.protocols.base import Feature, MetricSpec, Protocol
+from eval.protocols.base import Feature, MetricSpec, Protocol, SampleRule
 
-CLASSES = Feature(vit_h_14.NETWORK, "probabilities", PilResize(518, "bicubic"))
+CLASSES = Feature(VIT_H_14, "probabilities", PilResize(518, "bicubic"))
 
 
 def _accuracy(ways: int, samples: SampleRule) -> MetricSpec:
     best = samples == "best-sample"
     name, label = f"{ways}-way{'-max' if best else ''}", f"{ways}-way top-1{' (max)' if best else ''}"
-    return MetricSpec(name, label, "n-way-top-k", CLASSES, readout=NWay(ways, 1, 1000), samples=samples)
+    return MetricSpec(name, label, N_WAY_TOP_K, CLASSES, readout=NWay(ways, 1, 1000), samples=samples)
 
 
 PROTOCOL = Protocol(

@@ -31,19 +31,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eval.metrics._formulas import FormulaName
-from eval.metrics.identification import Identification
-from eval.metrics.retrieval import Given, Retrieval
-from eval.networks import (
-    alexnet,
-    clip_vit_l14,
-    efficientnet_b1_v1,
-    efficientnet_b1_v2,
-    inception_v3,
-    lpips_alex,
-    swav_resnet50,
-)
+from eval.metrics.brain_correlation import BRAIN_CORRELATION
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
+from eval.metrics.perceptual_distance import PERCEPTUAL_DISTANCE
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.retrieval import TOP_1_RETRIEVAL, Given, Retrieval
+from eval.metrics.ssim import SSIM
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14
+from eval.networks.lpips_alex import LPIPS_ALEX
+from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, EFFICIENTNET_B1_V2, INCEPTION_V3, SWAV_RESNET50
 from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -53,7 +51,7 @@ def _resize(size: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear
 
 
 def _both_directions(name: str, label: str, feature: Feature) -> tuple[MetricSpec, MetricSpec]:
-    formula: FormulaName = "two-way-identification"
+    formula = TWO_WAY_IDENTIFICATION
     there, back = (Identification(transpose=transpose, ties="half") for transpose in (False, True))
     return (
         MetricSpec(name, label, formula, feature, readout=there),
@@ -63,12 +61,12 @@ def _both_directions(name: str, label: str, feature: Feature) -> tuple[MetricSpe
 
 def _distance(name: str, label: str, network: Network, size: int, counted: bool = True) -> MetricSpec:
     feature = Feature(network, "avgpool", _resize(size))
-    return MetricSpec(name, label, "correlation-distance", feature, counted=counted)
+    return MetricSpec(name, label, CORRELATION_DISTANCE, feature, counted=counted)
 
 
 def _retrieval(name: str, label: str, given: Given) -> MetricSpec:
     readout = Retrieval(given, pool=300)
-    return MetricSpec(name, label, "top-1-retrieval", readout=readout, needs=("predictions", "true latents"))
+    return MetricSpec(name, label, TOP_1_RETRIEVAL, readout=readout, needs=("predictions", "true latents"))
 
 
 PROTOCOL = Protocol(
@@ -77,19 +75,19 @@ PROTOCOL = Protocol(
     summary="Resized once with antialias, 2-D SSIM, LPIPS, identification both ways with ties one half, both EffNets.",
     first=None,
     metrics=(
-        MetricSpec("pixcorr", "PixCorr", "pixcorr", resize=_resize(425)),
-        MetricSpec("ssim", "SSIM", "ssim", resize=_resize(425)),
-        MetricSpec("lpips", "LPIPS", "perceptual-distance", Feature(lpips_alex.NETWORK, "weighted", _resize(256))),
-        *_both_directions("alex2", "Alex(2)", Feature(alexnet.NETWORK, "features.4", _resize(224))),
-        *_both_directions("alex5", "Alex(5)", Feature(alexnet.NETWORK, "features.11", _resize(224))),
-        *_both_directions("inception", "Incep", Feature(inception_v3.NETWORK, "avgpool", _resize(299))),
-        *_both_directions("clip", "CLIP", Feature(clip_vit_l14.NETWORK, "encode_image", _resize(224, "bicubic"))),
-        _distance("effnet-v1", "Eff V1", efficientnet_b1_v1.NETWORK, 240, counted=False),
-        _distance("effnet-v2", "Eff V2", efficientnet_b1_v2.NETWORK, 240),
-        _distance("swav", "SwAV", swav_resnet50.NETWORK, 224),
+        MetricSpec("pixcorr", "PixCorr", PIXCORR, resize=_resize(425)),
+        MetricSpec("ssim", "SSIM", SSIM, resize=_resize(425)),
+        MetricSpec("lpips", "LPIPS", PERCEPTUAL_DISTANCE, Feature(LPIPS_ALEX, "weighted", _resize(256))),
+        *_both_directions("alex2", "Alex(2)", Feature(ALEXNET, "features.4", _resize(224))),
+        *_both_directions("alex5", "Alex(5)", Feature(ALEXNET, "features.11", _resize(224))),
+        *_both_directions("inception", "Incep", Feature(INCEPTION_V3, "avgpool", _resize(299))),
+        *_both_directions("clip", "CLIP", Feature(CLIP_VIT_L14, "encode_image", _resize(224, "bicubic"))),
+        _distance("effnet-v1", "Eff V1", EFFICIENTNET_B1_V1, 240, counted=False),
+        _distance("effnet-v2", "Eff V2", EFFICIENTNET_B1_V2, 240),
+        _distance("swav", "SwAV", SWAV_RESNET50, 224),
         _retrieval("retrieval-image", "Image retr.", "brain"),
         _retrieval("retrieval-brain", "Brain retr.", "image"),
-        MetricSpec("brain-correlation", "Brain corr.", "brain-correlation", needs=("images", "betas")),
+        MetricSpec("brain-correlation", "Brain corr.", BRAIN_CORRELATION, needs=("images", "betas")),
     ),
     quirks=(
         "CLIP in float32",

@@ -8,18 +8,21 @@ pooled layer at `high`, CLIP's embedding at `embedding`, and the two distances o
 
 from __future__ import annotations
 
-from eval.metrics._formulas import FormulaName
-from eval.metrics.identification import Identification
-from eval.networks.scene import network
+from eval.metrics.base import Formula
+from eval.metrics.correlation_distance import CORRELATION_DISTANCE
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
+from eval.metrics.pixcorr import PIXCORR
+from eval.metrics.ssim import SSIM
+from eval.networks.scene.network import SCENE
 from eval.pictures import Resize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
 SIZE = Resize(64, antialias=True)
 
 
-def _on_features(name: str, label: str, formula: FormulaName, tap: str) -> MetricSpec:
-    readout = Identification(ties="half") if formula == "two-way-identification" else None
-    return MetricSpec(name, label, formula, Feature(network.NETWORK, tap, SIZE), readout=readout)
+def _on_features(name: str, label: str, formula: Formula, tap: str) -> MetricSpec:
+    readout = Identification(ties="half") if formula is TWO_WAY_IDENTIFICATION else None
+    return MetricSpec(name, label, formula, Feature(SCENE, tap, SIZE), readout=readout)
 
 
 PROTOCOL = Protocol(
@@ -28,14 +31,14 @@ PROTOCOL = Protocol(
     summary="Eight metrics at 64 px for procedural scenes, with the features of the shipped scene network.",
     first=SIZE,
     metrics=(
-        MetricSpec("pixcorr", "PixCorr", "pixcorr"),
-        MetricSpec("ssim", "SSIM", "ssim"),
-        _on_features("scene-low", "Scene(low)", "two-way-identification", "low"),
-        _on_features("scene-mid", "Scene(mid)", "two-way-identification", "mid"),
-        _on_features("scene-high", "Scene(high)", "two-way-identification", "high"),
-        _on_features("scene-embedding", "Scene(emb)", "two-way-identification", "embedding"),
-        _on_features("scene-mid-dist", "Scene(mid) dist", "correlation-distance", "mid"),
-        _on_features("scene-high-dist", "Scene(high) dist", "correlation-distance", "high"),
+        MetricSpec("pixcorr", "PixCorr", PIXCORR),
+        MetricSpec("ssim", "SSIM", SSIM),
+        _on_features("scene-low", "Scene(low)", TWO_WAY_IDENTIFICATION, "low"),
+        _on_features("scene-mid", "Scene(mid)", TWO_WAY_IDENTIFICATION, "mid"),
+        _on_features("scene-high", "Scene(high)", TWO_WAY_IDENTIFICATION, "high"),
+        _on_features("scene-embedding", "Scene(emb)", TWO_WAY_IDENTIFICATION, "embedding"),
+        _on_features("scene-mid-dist", "Scene(mid) dist", CORRELATION_DISTANCE, "mid"),
+        _on_features("scene-high-dist", "Scene(high) dist", CORRELATION_DISTANCE, "high"),
     ),
     quirks=(
         "ties of identification count one half; as published they count nothing",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from eval.metrics.identification import Identification
-from eval.networks import alexnet_pooled, clip_vit_l14_hidden, inception_v3
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION, Identification
 from eval.networks.base import Network
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14_HIDDEN
+from eval.networks.torchvision import ALEXNET_POOLED, INCEPTION_V3
 from eval.pictures import PilResize
 from eval.protocols.base import Feature, MetricSpec, Protocol
 
@@ -15,7 +16,7 @@ CLIP_PROCESSOR = PilResize(224, "bicubic")
 def _on_features(name: str, label: str, network: Network, tap: str, resize: PilResize) -> MetricSpec:
     feature = Feature(network, tap, resize)
     readout = Identification(transpose=True, ties="zero")
-    return MetricSpec(name, label, "two-way-identification", feature, readout=readout, samples="mean-comparison")
+    return MetricSpec(name, label, TWO_WAY_IDENTIFICATION, feature, readout=readout, samples="mean-comparison")
 
 
 PROTOCOL = Protocol(
@@ -24,13 +25,13 @@ PROTOCOL = Protocol(
     summary="Identification accuracy over seven layers, five samples an image, 982 shared images of NSD.",
     first=None,
     metrics=(
-        _on_features("inception", "Inception V3", inception_v3.NETWORK, "avgpool", TORCHVISION),
-        _on_features("alex5", "AlexNet5", alexnet_pooled.NETWORK, "features.5", TORCHVISION),
-        _on_features("alex12", "AlexNet12", alexnet_pooled.NETWORK, "features.12", TORCHVISION),
-        _on_features("alex18", "AlexNet18", alexnet_pooled.NETWORK, "classifier.5", TORCHVISION),
-        _on_features("clip-h6", "CLIP h6", clip_vit_l14_hidden.NETWORK, "hidden.6", CLIP_PROCESSOR),
-        _on_features("clip-h12", "CLIP h12", clip_vit_l14_hidden.NETWORK, "hidden.12", CLIP_PROCESSOR),
-        _on_features("clip", "CLIP", clip_vit_l14_hidden.NETWORK, "encode_image", CLIP_PROCESSOR),
+        _on_features("inception", "Inception V3", INCEPTION_V3, "avgpool", TORCHVISION),
+        _on_features("alex5", "AlexNet5", ALEXNET_POOLED, "features.5", TORCHVISION),
+        _on_features("alex12", "AlexNet12", ALEXNET_POOLED, "features.12", TORCHVISION),
+        _on_features("alex18", "AlexNet18", ALEXNET_POOLED, "classifier.5", TORCHVISION),
+        _on_features("clip-h6", "CLIP h6", CLIP_VIT_L14_HIDDEN, "hidden.6", CLIP_PROCESSOR),
+        _on_features("clip-h12", "CLIP h12", CLIP_VIT_L14_HIDDEN, "hidden.12", CLIP_PROCESSOR),
+        _on_features("clip", "CLIP", CLIP_VIT_L14_HIDDEN, "encode_image", CLIP_PROCESSOR),
     ),
     quirks=(
         "each truth is compared with other reconstructions: the transpose of what Brain-Diffuser and MindEye do",

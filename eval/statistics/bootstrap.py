@@ -1,14 +1,14 @@
-"""Uncertainty of one subject's scores, chance, and scores relative to floor and ceiling.
+"""Uncertainty of one subject's scores, random pairings, and scores relative to floor and ceiling.
 
 Everything is seeded and vectorised: a resample is a row of counts, and all its means are one matrix product. What
-spans several subjects stands in `statistics_crossed`, tests in `statistics_paired`, ranks in `statistics_ranking`.
+spans several subjects stands in `crossed`, tests in `paired`, ranks in `ranking`.
 
 Shape legend: N images, M metrics, B resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,35 +92,6 @@ def bootstraps(
         return []
     intervals = np.quantile(resampled_means(np.stack(columns, 1), resamples, seed), tails(level), axis=0).T
     return [_estimate(values, float(low), float(high)) for values, (low, high) in zip(columns, intervals, strict=True)]
-
-
-def expected_chance(
-    score: Callable[[NDArray[np.int64]], Array], n: int, pairings: int | None = None, seed: int = 0
-) -> Array:
-    """Expected score of each image when reconstructions and truths are paired at random, never with their own.
-
-    Args:
-        score: `score(order)` gives `(N,)` values when reconstruction `order[i]` stands for image i.
-        n: N, at least 2.
-        pairings: How many random derangements to average; None takes all n - 1 other reconstructions once, exactly.
-        seed: Of random derangements.
-
-    Returns:
-        `(N,)`.
-
-    Raises:
-        ValueError: If n < 2.
-    """
-    if n < 2:
-        raise ValueError(f"chance needs at least 2 images to pair, got {n}")
-    indices = np.arange(n)
-    # The n - 1 rotations pair every image with every other one exactly once.
-    if pairings is None:
-        orders = [np.roll(indices, shift) for shift in range(1, n)]
-    else:
-        rng = np.random.default_rng(seed)
-        orders = [derangement(n, rng) for _ in range(pairings)]
-    return np.mean([score(order) for order in orders], axis=0)
 
 
 def derangement(n: int, rng: np.random.Generator) -> NDArray[np.int64]:

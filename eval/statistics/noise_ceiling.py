@@ -1,4 +1,4 @@
-"""Noise ceilings of voxels (Allen et al. 2022) and the correlations that are read against them.
+"""Noise ceilings of voxels (Allen et al. 2022) and of what is predicted from them.
 
 Shape legend: T trials, V voxels, N rows, D columns (voxels or latent values).
 """
@@ -132,28 +132,3 @@ def prediction_ceiling(predictions: Array, stimuli: NDArray[np.int64]) -> Array:
     total = means.var(0, ddof=1)
     left = 1 - noise * (1 / counts).mean() / np.where(total == 0, np.inf, total)
     return np.sqrt(np.clip(np.where(total == 0, 0, left), 0, 1))
-
-
-def columnwise_correlation(predictions: Array, truth: Array) -> Array:
-    """Pearson correlation of each column over rows: voxel-wise or latent-wise accuracy.
-
-    Args:
-        predictions: `(N, D)`.
-        truth: `(N, D)`.
-
-    Returns:
-        `(D,)` float64; 0 where either column is constant, since a constant predicts nothing.
-
-    Raises:
-        ValueError: If the shapes differ or there are fewer than 2 rows.
-    """
-    if predictions.shape != truth.shape or truth.ndim != 2 or len(truth) < 2:
-        raise ValueError(f"expected two (N, D) arrays with N >= 2, got {predictions.shape} and {truth.shape}")
-    x, y = (_centred(np.asarray(values, np.float64)) for values in (predictions, truth))
-    norms = np.sqrt((x * x).sum(0) * (y * y).sum(0))
-    return np.clip((x * y).sum(0) / np.where(norms == 0, np.inf, norms), -1, 1)
-
-
-def _centred(values: Array) -> Array:
-    values = values - values[:1]  # a constant column becomes exactly zero
-    return values - values.mean(0)

@@ -43,7 +43,7 @@ def borda(
     """Rank rows by Borda count over metrics, with intervals from a joint bootstrap over subjects and images.
 
     A row's value of a metric is the mean over subjects of the mean over images. Each resample draws subjects and
-    images with replacement, the same for all rows, and images the same for all subjects (see `statistics_crossed`):
+    images with replacement, the same for all rows, and images the same for all subjects (see `crossed`):
     rows are compared on the same pictures.
 
     Args:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
-from eval.metrics.identification import two_way_identification
+from eval.metrics.identification import TWO_WAY_IDENTIFICATION
 from eval.networks import _weights as weights
 from eval.networks.base import Network
 from eval.pictures import Resize
@@ -243,7 +243,7 @@ def rest_part(given: argparse.Namespace, _: Path) -> None:
         "PixCorr": (lambda: score(shown, truth, pixels(0), features=cache), lambda: pixel_loop(shown, truth, 0)),
         "SSIM": (lambda: score(shown, truth, pixels(1), features=cache), lambda: pixel_loop(shown, truth, 1)),
         "identification": (
-            lambda: [float(two_way_identification(*features[m.name]).mean()) for m in FEATURES[:4]],
+            lambda: [float(TWO_WAY_IDENTIFICATION(*features[m.name]).mean()) for m in FEATURES[:4]],
             lambda: [notebook_identification(*(side.numpy() for side in features[m.name])) for m in FEATURES[:4]],
         ),
         "bootstrap": (lambda: bootstraps(columns), lambda: [notebook_bootstrap(values) for values in columns]),

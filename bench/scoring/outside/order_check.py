@@ -18,12 +18,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from eval.metrics._base import unit_images
 from eval.networks import _weights as network_weights
-from eval.networks import alexnet
 from eval.networks._features import Extractor
 from eval.networks.base import Network
-from eval.pictures import Resize
+from eval.networks.torchvision import ALEXNET
+from eval.pictures import Resize, unit_images
 from eval.protocols.base import Protocol
 
 FEWEST = 10
@@ -92,9 +91,9 @@ def judge_for(protocol: Protocol, weights: str | None) -> Judge | None:
     if weights == network_weights.UNTRAINED:
         return None
     try:
-        network_weights.locate(alexnet.NETWORK, weights)
+        network_weights.locate(ALEXNET, weights)
         size = Resize(256, antialias=True)
-        extractor = _lazily(alexnet.NETWORK, weights, lambda module: Extractor(alexnet.NETWORK, module, size, size, 16))
+        extractor = _lazily(ALEXNET, weights, lambda module: Extractor(ALEXNET, module, size, size, 16))
         return Judge("AlexNet features.11", _tapped(extractor, "features.11"))
     except network_weights.MissingWeightsError:
         feature = next((metric.feature for metric in protocol.metrics if metric.feature), None)

@@ -1,5 +1,5 @@
 """The scene network: a small convolutional network for procedural 64-pixel scenes, trained and shipped with us."""
 
-from eval.networks.scene.network import NETWORK, SceneNet
+from eval.networks.scene.network import SCENE
 
-__all__ = ["NETWORK", "SceneNet"]
+__all__ = ["SCENE"]

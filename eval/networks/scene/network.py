@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from eval.networks.base import Network
 
+WEIGHTS = Path(__file__).with_name("scene.safetensors")
 WIDTHS = (24, 48, 96, 128)
 EMBEDDING = 128
 ATTRIBUTES = 72
@@ -89,17 +91,17 @@ def _forward(module: nn.Module, pixels: Tensor) -> Mapping[str, Tensor]:
     return module.taps(pixels)
 
 
-NETWORK = Network(
+SCENE = Network(
     name="scene",
     taps=("low", "mid", "high", "embedding"),
     parameters=sum(p.numel() for p in SceneNet().parameters()),
-    weights_file="scene.safetensors",
+    weights_file=WEIGHTS.name,
     source="this package: python -m eval.networks.scene.train",
     mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.25, 0.25),
     build=SceneNet,
     forward=_forward,
     unused=("head",),
-    shipped=True,
+    shipped=WEIGHTS,
     terms="that of this package",
 )

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from eval.networks.scene.network import NETWORK, SceneNet
+from eval.networks.scene.network import SCENE, SceneNet
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _standardise_embedding(network: SceneNet, images: Tensor) -> None:
 
 def normalise(images: Tensor) -> Tensor:
     """Normalise `(B, 3, H, W)` images in [0, 1] as the suite does."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (NETWORK.mean, NETWORK.std))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (SCENE.mean, SCENE.std))
     return (images - mean) / std
 
 

@@ -14,12 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eval.metrics._base import unit_images
 from eval.metrics.correlation_distance import correlation_distance
 from eval.networks import _weights as weights
-from eval.networks import efficientnet_b1_v2
 from eval.networks._features import Extractor
-from eval.pictures import Resize
+from eval.networks.torchvision import EFFICIENTNET_B1_V2
+from eval.pictures import Resize, unit_images
 from eval.plugins.base import Column, Inputs, Model, Plugin, locate
 from eval.plugins.seed.captions import Captioner, Sentences, caption_similarity
 from eval.plugins.seed.objects import ObjectDetector, object_f1
@@ -76,8 +75,8 @@ def _captions(sides: list[Tensor], inputs: Inputs) -> Tensor:
 
 
 def _features(sides: list[Tensor], inputs: Inputs) -> Tensor:
-    module = weights.load(efficientnet_b1_v2.NETWORK, inputs.weights, inputs.device)
-    extract = Extractor(efficientnet_b1_v2.NETWORK, module, None, Resize(255, antialias=True), inputs.batch)
+    module = weights.load(EFFICIENTNET_B1_V2, inputs.weights, inputs.device)
+    extract = Extractor(EFFICIENTNET_B1_V2, module, None, Resize(255, antialias=True), inputs.batch)
     *shown, truth = (extract(side, ["avgpool"])["avgpool"] for side in sides)
     return torch.stack([1 - correlation_distance(each, truth) for each in shown])
 
@@ -94,6 +93,6 @@ PLUGIN = Plugin(
     summary="(Object F1 + caption similarity + 1 - EffNet distance) / 3 (Park et al., ICLR 2026).",
     columns=COLUMNS,
     compute=compute,
-    networks=(efficientnet_b1_v2.NETWORK,),
+    networks=(EFFICIENTNET_B1_V2,),
     models=(DETECTOR, CAPTIONER, SENTENCES),
 )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from eval.plugins.seed import pretrained
 
 MOST_WORDS = 50
 """Tokens of a caption."""
@@ -29,14 +32,10 @@ class Captioner:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        # Imported here: transformers takes seconds, and who lists plug-ins needs none of it.
-        from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
-
         self.device = device
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self.model = model.to(device).eval()
-        self.prepare = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model: Any = pretrained.model("AutoModelForCausalLM", folder, device)
+        self.prepare = pretrained.part("AutoImageProcessor", folder)
+        self.tokenizer = pretrained.part("AutoTokenizer", folder)
 
     def __call__(self, images: Tensor) -> list[str]:
         """Return a caption for each picture `(B, 3, H, W)` in [0, 1]."""
@@ -55,12 +54,9 @@ class Sentences:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
         self.device = device
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self.model = model.to(device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = pretrained.model("AutoModel", folder, device)
+        self.tokenizer = pretrained.part("AutoTokenizer", folder)
 
     def __call__(self, sentences: Sequence[str]) -> Tensor:
         """Return `(B, D)` float32 on the CPU."""

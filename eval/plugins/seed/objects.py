@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.plugins.seed import pretrained
+
 _NAMES = (
     "person man woman bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign "
     "parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie "
@@ -66,16 +68,10 @@ class ObjectDetector:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        # Imported here: transformers takes seconds, and who lists plug-ins needs none of it.
-        from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
-
         self.device = device
-        self.model = AutoModelForZeroShotObjectDetection.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        )
-        self.model = self.model.to(device).eval()
-        self.prepare = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = pretrained.model("AutoModelForZeroShotObjectDetection", folder, device)
+        self.prepare = pretrained.part("AutoImageProcessor", folder)
+        tokenizer = pretrained.part("AutoTokenizer", folder)
         text, spans = _prompt()
         self.tokens = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, return_token_type_ids=True)
         offsets = self.tokens.pop("offset_mapping")[0].tolist()

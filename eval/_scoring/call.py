@@ -5,35 +5,26 @@ Shape legend: N images, S samples of an image, D features, V voxels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.metrics._base import unit_images
-from eval.metrics._prepared import TOGETHER
+from eval._scoring.feature_store import FeatureCache
+from eval.metrics.base import TOGETHER
 from eval.networks._features import Places, Precision, distinct
-from eval.pictures import PilResize, Resize, Step, digest_images
+from eval.pictures import PilResize, Resize, Step, digest_images, unit_images
 
 EncodingModel = Callable[[Tensor], Tensor]
 """Predicts betas `(B, V)` from pictures `(B, 3, H, W)` in [0, 1]."""
-FeatureCache = MutableMapping[tuple[str, str, str], NDArray[np.floating]]
-"""What was computed of truths, by (digest of pictures and of all that was done to them; network; tap).
-
-Features `(N, D)` in float32; under the network "pixels", what pixel metrics need (see `eval._scoring.pixels`).
-"""
-
-
 MOST_BYTES = 2 << 30
 """Reconstructions after the first step are kept up to here; beyond, each network does that step again."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Call:
     """One call of `score`.
 
     Attributes:
@@ -74,25 +65,25 @@ class Job:
         return list(self.reconstructions.unbind(1))
 
 
-def prepared(job: Job, networks: bool) -> Job:
-    """Return the job with digests and equal pictures found, and the first step done if its outcome fits in memory.
+def ready(call: Call, networks: bool) -> Call:
+    """Return the call with digests and equal pictures found, and the first step done if its outcome fits in memory.
 
     Args:
-        job: As it was given.
+        call: As it was given.
         networks: Whether any network is to see pictures.
     """
-    places = tuple(distinct(sample) for sample in job.samples) if networks else ()
-    truth_digest = digest_images(job.truth) if job.cache is not None else ""
-    job = replace(job, places=places, truth_digest=truth_digest, protocol_first=job.first)
-    if job.first is None or _bytes_after(job, job.first) > MOST_BYTES:
-        return job
-    shown = _resized(job.reconstructions.flatten(0, 1), job.first, job.device)
-    return replace(job, reconstructions=shown.unflatten(0, job.reconstructions.shape[:2]), first=None)
+    places = tuple(distinct(sample) for sample in call.samples) if networks else ()
+    truth_digest = digest_images(call.truth) if call.cache is not None else ""
+    call = replace(call, places=places, truth_digest=truth_digest, protocol_first=call.first)
+    if call.first is None or _bytes_after(call, call.first) > MOST_BYTES:
+        return call
+    shown = _resized(call.reconstructions.flatten(0, 1), call.first, call.device)
+    return replace(call, reconstructions=shown.unflatten(0, call.reconstructions.shape[:2]), first=None)
 
 
-def _bytes_after(job: Job, first: Resize | PilResize) -> int:
+def _bytes_after(call: Call, first: Resize | PilResize) -> int:
     """Bytes of all reconstructions in float32 after the first step."""
-    pictures = len(job.truth) * job.reconstructions.shape[1]
+    pictures = len(call.truth) * call.reconstructions.shape[1]
     return pictures * 3 * first.size * first.size * 4
 
 
@@ -102,8 +93,3 @@ def _resized(images: Tensor, step: Step, device: torch.device) -> Tensor:
     for there, some in zip(resized.split(TOGETHER), images.split(TOGETHER), strict=True):
         there.copy_(step(unit_images(some.to(device)).float()))
     return resized
-
-
-def as_tensor(values: NDArray[np.floating]) -> Tensor:
-    """Return what a cache holds as a tensor; a copy only of what is read-only, as memory maps are."""
-    return torch.from_numpy(values if values.flags.writeable else values.copy(order="K"))

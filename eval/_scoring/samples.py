@@ -5,21 +5,11 @@ Shape legend: N images, S samples of each.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from eval.metrics._formulas import Formula
-from eval.metrics._readout import Readout
-
-SampleRule = Literal["mean-score", "mean-comparison", "mean-feature", "best-sample"]
-"""What is averaged over samples.
-
-"mean-score": their values. "mean-comparison": what they were compared to, e.g. correlations before identification
-(Takagi & Nishimoto 2023). "mean-feature": their features. "best-sample": nothing; the one sample whose mean over images
-is best stands for all, which takes the truth to know: an oracle.
-"""
+from eval.metrics.base import Formula, Readout
+from eval.protocols.base import SampleRule
 
 
 def combine(values: Tensor, rule: SampleRule, higher_is_better: bool = True) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every metric shares: one value an image, and correlations that stay defined and small in memory.
+"""Correlations that stay defined and small in memory.
 
 Shape legend: N images, D features an image, C columns of one chunk.
 """
@@ -9,67 +9,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
+
+from eval.metrics.base import check_pairs
 
 CHUNK_BYTES = 1 << 21
 """Size of one float64 working block, which fits in a processor's cache; features stay in their own dtype."""
 
 SAMPLE = 1025
 """Values of a row among which a typical one is sought; odd, so that the median is one of them."""
-
-
-class PerImageMetric(Metric):
-    """A metric with one value an image, whose score is their mean.
-
-    Values are kept, not summed, because intervals and paired comparisons resample images. Batches of any size and any
-    number of processes give the same values.
-    """
-
-    full_state_update = False
-    is_differentiable = False
-    values: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-
-    def per_image(self) -> Tensor:
-        """Return `(N,)` float64, one value an image in the order of the updates, over all processes."""
-        with self.sync_context():
-            return self._values()
-
-    def compute(self) -> Tensor:
-        """Return the mean over images, a float64 scalar.
-
-        Raises:
-            ValueError: If nothing was added before.
-        """
-        return self._values().mean()
-
-    def _values(self) -> Tensor:
-        if isinstance(self.values, list) and not self.values:
-            raise ValueError(f"{type(self).__name__} has no images: call update() first")
-        return dim_zero_cat(self.values)
-
-
-def check_pairs(reconstructions: Tensor, truth: Tensor) -> None:
-    """Check that both sides hold the same number of equally shaped things.
-
-    Raises:
-        ValueError: If the shapes differ, there is nothing, or there is no axis beside the images.
-    """
-    if reconstructions.shape != truth.shape:
-        raise ValueError(
-            f"reconstructions {tuple(reconstructions.shape)} and truth {tuple(truth.shape)} must have one shape"
-        )
-    if truth.ndim < 2 or truth.numel() == 0:
-        raise ValueError(f"expected at least one image with at least one value, got shape {tuple(truth.shape)}")
-
-
-def unit_images(images: Tensor) -> Tensor:
-    """Return images as floating point in [0, 1]: uint8 divided by 255, floating point as it came."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def paired_correlation(reconstructions: Tensor, truth: Tensor) -> Tensor:
