@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
@@ -64,27 +65,17 @@ def arguments() -> argparse.ArgumentParser:
 def settings_of(given: argparse.Namespace) -> Settings:
     """Return the settings that arguments describe."""
     shards = Folder.at(given.shards) if given.shards else None
-    exact = given.exact_images
-    if exact is None:
-        exact = 6 if given.preset == "demo" and shards is None else 0
-    return Settings(
-        recipes=tuple(name.strip() for name in given.recipes.split(",")),
-        runs=Folder.at(given.runs or home() / "runs" / (shards.name if shards else given.preset)),
-        data=Folder.at(given.data or home() / "data"),
-        shards=shards,
-        preset=given.preset,
-        subjects=given.subjects,
-        sessions=given.sessions,
-        trials=given.trials,
-        protocol=given.protocol,
-        weights=given.weights,
-        test_images=given.test_images,
-        exact_images=exact,
-        seed=given.seed,
-        batch_size=given.batch_size,
-        replicas=given.replicas,
-        cpus=given.cpus,
-    )
+    named = {
+        "recipes": tuple(name.strip() for name in given.recipes.split(",")),
+        "runs": Folder.at(given.runs or home() / "runs" / (shards.name if shards else given.preset)),
+        "data": Folder.at(given.data or home() / "data"),
+        "shards": shards,
+        "exact_images": given.exact_images,
+    }
+    if given.exact_images is None:
+        named["exact_images"] = 6 if given.preset == "demo" and shards is None else 0
+    # All other settings are what the option of their name says.
+    return Settings(**{f.name: named.get(f.name, getattr(given, f.name)) for f in fields(Settings)})
 
 
 def run(argv: Sequence[str]) -> int:
