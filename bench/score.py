@@ -36,7 +36,7 @@ from bench.scoring.leakage import audit_declaration
 from bench.scoring.outside import orders
 from bench.scoring.outside.inputs import FILE_NAMES, ScoreArguments, prepare_inputs
 from bench.scoring.recording import write_score
-from eval._scoring.job import FeatureCache
+from eval._scoring.feature_store import FeatureCache
 from eval.plugins import base as metric_plugins
 from eval.statistics.bootstrap import derangement
 from eval.suite import score as score_pictures
