@@ -22,9 +22,9 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from bench.core.errors import BadDataError, CorruptFileError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Stimulus, Trials
 from bench.data.datasets.nsd import layout
-from bench.data.datasets.nsd.design import occurrences
 from bench.data.datasets.nsd.side_experiment import SideExperiment, SideOptions
 
 RUNS = (

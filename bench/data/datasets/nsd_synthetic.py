@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import BadDataError, CorruptFileError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Stimulus, Trials
-from bench.data.datasets.nsd.design import load_mat, occurrences
+from bench.data.datasets.nsd.design import load_mat
 from bench.data.datasets.nsd.side_experiment import SideExperiment, SideOptions
 from bench.data.datasets.nsd.stimuli import read_images
 

@@ -49,7 +49,7 @@ class Bold5000Options(RootOptions):
 
 
 class Bold5000(SingleRoot):
-    """Reads BOLD5000's own files; see `bench.data.bold5000` for the parts."""
+    """Reads BOLD5000's own files; see `bench.data.datasets.bold5000` for the parts."""
 
     version = 1
     Options = Bold5000Options

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Trials
 from bench.data.datasets.bold5000 import layout
-from bench.data.datasets.nsd.design import occurrences
 from bench.data.sources.files import SourceFiles
 
 PICTURES = {"COCO": 2000, "ImageNet": 1916, "Scene": 1000}

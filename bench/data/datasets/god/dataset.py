@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.core.errors import BadDataError, OptionError
 from bench.core.identity import digest
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets._single_root import RootOptions, SingleRoot
 from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.datasets.god.images import TRAINING, Images, Pictures, images_of, synset_of
@@ -30,7 +31,6 @@ from bench.data.datasets.god.responses import (
     Voxels,
     check_rows,
 )
-from bench.data.datasets.nsd.design import occurrences
 
 TERMS = (
     "Generic Object Decoding's responses may be used under the licence named at their source (figshare 7387130, "
@@ -59,7 +59,7 @@ class GodOptions(RootOptions):
 
 
 class God(SingleRoot):
-    """Reads the makers' files or MinD-Vis'; see `bench.data.god` for the parts."""
+    """Reads the makers' files or MinD-Vis'; see `bench.data.datasets.god` for the parts."""
 
     version = 1
     Options = GodOptions

@@ -48,7 +48,7 @@ class ThingsOptions(RootOptions):
 
 
 class Things(SingleRoot):
-    """Reads the table format of THINGS-fMRI; see `bench.data.things` for the parts."""
+    """Reads the table format of THINGS-fMRI; see `bench.data.datasets.things` for the parts."""
 
     version = 1
     Options = ThingsOptions
