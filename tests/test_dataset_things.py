@@ -161,6 +161,34 @@ def test_a_pickle_is_never_opened(own, tmp_path, inside):
     assert trap.exists()  # it was a trap
 
 
+class Shell(Hostile):
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_name_that_no_array_needs_is_refused(tmp_path, protocol):
+    trap = tmp_path / "sprung"
+    pickled = pickle.dumps(np.array([1, Shell(trap)], dtype=object), protocol)
+    with pytest.raises(ValueError, match=rf"the pickled names use {os.system.__module__}\.system, which an array"):
+        read_names(pickled)
+    assert not trap.exists()
+    pickle.loads(pickled)
+    assert trap.exists()  # it was a trap
+
+
+class Huge:
+    """An array of 2^50 numbers, as a pickle would have NumPy make one."""
+
+    def __reduce__(self):
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (1 << 50,), b"d")
+
+
+def test_numpy_itself_is_not_called():
+    with pytest.raises(ValueError, match="the pickled names hold _Array, not only numbers and words"):
+        read_names(pickle.dumps(np.array([1, Huge()], dtype=object)))
+
+
 # Trials and images
 
 

@@ -7,7 +7,6 @@ variable-length array of bytes; see `bench.data.datasets.things.pickled_names`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,17 @@ from bench.data.sources.ranges import RangeFile
 KEY, VOXEL_ID = "ResponseData", "voxel_id"
 ROWS_AT_ONCE = 256
 _FAULTS = (
-    *(OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, MemoryError, OverflowError, AttributeError),
-    struct.error,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    AttributeError,
 )
-"""What h5py, and listing a pickle, raise on damaged files, depending on which byte is wrong."""
+"""What h5py, and reading a pickle, raise on damaged files, depending on which byte is wrong."""
 
 
 @dataclass(frozen=True)
