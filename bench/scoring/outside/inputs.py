@@ -21,8 +21,9 @@ from bench.data import shard_set
 from bench.data.datasets.nsd.design import read_design
 from bench.data.shard_set import ShardSet
 from bench.data.shards import pictures as image_shards
-from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest, stimuli_table
+from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from bench.data.shards.pictures import ImageSet
+from bench.data.shards.stimuli import stimuli_table
 from bench.records.record import Event
 from bench.scoring.outside import files as outside
 from bench.scoring.outside import matching, orders
