@@ -45,13 +45,13 @@ class Folder:
     uri: str
 
     @classmethod
-    def at(cls, place: str | Path) -> Folder:
+    def at(cls, address: str | Path) -> Folder:
         """Return the folder at a path or URI; local paths become absolute.
 
         Raises:
             OptionError: If the URI has a scheme other than `s3`.
         """
-        text = str(place)
+        text = str(address)
         if text.startswith("s3://"):
             return cls(text.rstrip("/"))
         if "://" in text:

@@ -131,11 +131,11 @@ def find_targets(data: ShardSet, digests: Mapping[str, str]) -> dict[str, Folder
     """
     folders = {}
     for name, wanted in digests.items():
-        place = data.folder / "targets"
-        sets = [place / each for each in place.names() if each.startswith(f"{name}@")]
+        targets = data.folder / "targets"
+        sets = [targets / each for each in targets.names() if each.startswith(f"{name}@")]
         match = [s for s in sets if s.exists(MANIFEST) and read_manifest(s).content_digest == wanted]
         if not match:
-            raise MissingDataError(f"no target shards {name} with content {wanted} in {place}; run the targets stage")
+            raise MissingDataError(f"no target shards {name} with content {wanted} in {targets}; run the targets stage")
         folders[name] = match[0]
     return folders
 

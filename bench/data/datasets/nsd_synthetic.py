@@ -81,10 +81,10 @@ class NsdSynthetic(SideExperiment):
         """
         for number in numbers:
             # The inverse of the numbering above; `subject` counts from 0 here.
-            subject, place = divmod(number - COMMON, COLOURED)
+            subject, row = divmod(number - COMMON, COLOURED)
             if number < COMMON:
-                name, place = "nsdsynthetic_stimuli.hdf5", number
+                name, row = "nsdsynthetic_stimuli.hdf5", number
             else:
                 name = f"nsdsynthetic_colorstimuli_subj{subject + 1:02d}.hdf5"
-            image = next(iter(read_images(self.files.path_or_file(f"{PICTURES}/{name}"), [place])))
+            image = next(iter(read_images(self.files.path_or_file(f"{PICTURES}/{name}"), [row])))
             yield Stimulus(number, image, (), None, True)

@@ -121,10 +121,10 @@ def check_finite(betas: np.ndarray, vertices: np.ndarray, where: str) -> None:
     """
     finite = np.isfinite(betas)
     if not finite.all():
-        trial, place = np.argwhere(~finite)[0]
+        trial, column = np.argwhere(~finite)[0]
         raise BadDataError(
             f"{where}: {int((~finite).any(axis=0).sum())} vertices that have valid data in the first trial of every "
-            f"prepared session are NaN or infinite, such as vertex {vertices[place]} in trial {trial} (from 0)"
+            f"prepared session are NaN or infinite, such as vertex {vertices[column]} in trial {trial} (from 0)"
         )
 
 

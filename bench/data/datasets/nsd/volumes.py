@@ -117,7 +117,7 @@ def _read_chunks(file: RangeFile, index: hdf5_chunks.ChunkIndex, coordinates: np
     """Fetch the chunks of voxels, one chunk a voxel, neighbours in the file together."""
     trials = index.chunk[0]
     ranks = np.ravel_multi_index(tuple(coordinates.T[::-1]), index.grid[1:])
-    unique, place = np.unique(ranks, return_inverse=True)
+    unique, inverse = np.unique(ranks, return_inverse=True)
     offsets = hdf5_chunks.locate(file, index, unique) if len(unique) else unique
     rows = np.zeros((len(unique), trials), dtype=DTYPE)  # zero is what HDF5 gives for a chunk that was never written
     written = np.flatnonzero(offsets >= 0)
@@ -128,7 +128,7 @@ def _read_chunks(file: RangeFile, index: hdf5_chunks.ChunkIndex, coordinates: np
     for (a, b), (start, _), content in zip(groups, spans, file.ranges(spans), strict=True):
         for row in written[a:b]:
             rows[row] = np.frombuffer(content, DTYPE, trials, int(offsets[row]) - start)
-    return np.ascontiguousarray(rows[place].T)
+    return np.ascontiguousarray(rows[inverse].T)
 
 
 def _groups(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
