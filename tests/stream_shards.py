@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bench.core.identity import digest
 from bench.core.storage import Folder
@@ -164,3 +165,13 @@ def target_table() -> TargetTable:
 
 def digests() -> DataDigests:
     return DataDigests(shards={"": "small-shards"}, targets={TARGET: "small-targets"})
+
+
+def written_for(scope: str) -> Callable[..., Folder]:
+    """Return a fixture that gives a set of shards: of a module, never to be changed, or of a function, to be spoilt."""
+
+    @pytest.fixture(scope=scope)
+    def folder(tmp_path_factory) -> Folder:
+        return written(tmp_path_factory.mktemp("shards"))
+
+    return folder

@@ -13,6 +13,7 @@ import pytest
 from file_damage import check_cuts, check_flips, replaced
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import copy_of
 from layouts import things as layout
 from PIL import Image
 
@@ -31,11 +32,7 @@ TRIALS = layout.TRIALS
 PARTS = ("StimulusMetadata.csv", "VoxelMetadata.csv", "ResponseData.h5")
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """The root of a small copy, and what is in it. Never change it."""
-    root = tmp_path_factory.mktemp("things") / "things"
-    return root, layout.write(root)
+copy = copy_of("things")
 
 
 @pytest.fixture

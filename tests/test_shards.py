@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, written
+from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, written_for
 
 from bench.core.errors import CorruptFileError, MissingDataError, OptionError, UnknownNameError
 from bench.core.storage import Folder
@@ -20,15 +20,7 @@ from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_check
 from bench.data.shards.stimuli import stimuli_table
 from bench.data.shards.trials import trials_table, voxels_table
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Folder:
-    return written(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture
-def own(tmp_path) -> Folder:
-    return written(tmp_path)
+folder, own = written_for("module"), written_for("function")
 
 
 def test_the_layout(folder):

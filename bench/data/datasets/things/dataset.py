@@ -48,8 +48,8 @@ class Things(SingleRoot):
     version = 1
     Options = ThingsOptions
     terms = (
-        "THINGS-fMRI's responses are in the public domain (CC0); the pictures of the THINGS database are not: they may be "
-        "used for academic research only, under the terms on things-initiative.org."
+        "THINGS-fMRI's responses are in the public domain (CC0); the pictures of the THINGS database are not: they may "
+        "be used for academic research only, under the terms on things-initiative.org."
     )
     caption_source = "none"
     dtype = "<f4"
