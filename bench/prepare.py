@@ -25,15 +25,18 @@ from bench.core.errors import OptionError
 from bench.core.identity import digest
 from bench.core.storage import Folder, home
 from bench.data import terms
-from bench.data.datasets.base import Dataset, VoxelTable
-from bench.data.shards import write
+from bench.data.datasets.base import Dataset
 from bench.data.shards.manifest import FileEntry, Manifest, read_manifest
 from bench.data.shards.plan import Plan, finished, plan, units
+from bench.data.shards.stimuli import write_stimuli
+from bench.data.shards.trials import check_file, write_session, write_voxels
 
 TASK_MEMORY = 300 << 20
 """Bytes a task needs for its libraries, besides the data it holds."""
 COPIES = 5
 """Copies of a session's betas that a task holds at once: as read, in order, as a table, as a file; 4.7 measured."""
+
+_write_session, _write_stimuli, _check_file = map(ray.remote, (write_session, write_stimuli, check_file))
 
 
 def prepare(dataset: Dataset, data: Folder, advance: Advance | None = None, shared: bool = False) -> Folder:
@@ -77,7 +80,11 @@ def _stimuli(reader: Any, wanted: Plan, name: str, advance: Advance, shared: boo
     placement = tasks.placement(shared, TASK_MEMORY * 2)
 
     def submit(part: int) -> Any:  # noqa: ANN401 - a Ray reference
-        return _write_stimuli.options(**placement).remote(reader, wanted.stimuli_folder, part, wanted.parts[part])
+        return (
+            ray.remote(write_stimuli)
+            .options(**placement)
+            .remote(reader, wanted.stimuli_folder, part, wanted.parts[part])
+        )
 
     files = []
     for entry in tasks.ordered(submit, range(len(wanted.parts))):
@@ -90,7 +97,7 @@ def _stimuli(reader: Any, wanted: Plan, name: str, advance: Advance, shared: boo
 def _trials(reader: Any, wanted: Plan, dataset: Dataset, advance: Advance, shared: bool) -> None:  # noqa: ANN401
     """Write the trial shards; `reader` is a reference to the dataset."""
     tables = {subject: ray.put(table) for subject, table in wanted.voxels.items()}
-    files = [write.write_voxels(wanted.shards, subject, table) for subject, table in wanted.voxels.items()]
+    files = [write_voxels(wanted.shards, subject, table) for subject, table in wanted.voxels.items()]
 
     itemsize = np.dtype(dataset.dtype).itemsize
 
@@ -122,26 +129,6 @@ def _trials(reader: Any, wanted: Plan, dataset: Dataset, advance: Advance, share
 
 def _sorted(files: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
     return tuple(sorted(files, key=lambda entry: entry.path))
-
-
-@ray.remote
-def _write_session(
-    dataset: Dataset, folder: Folder, subject: int, session: int, voxels: VoxelTable
-) -> tuple[FileEntry, int]:
-    """Write a session's file."""
-    return write.write_session(dataset, folder, subject, session, voxels)
-
-
-@ray.remote
-def _write_stimuli(dataset: Dataset, folder: Folder, part: int, numbers: list[int]) -> FileEntry:
-    """Write a file of stimuli."""
-    return write.write_stimuli(dataset, folder, part, numbers)
-
-
-@ray.remote
-def _check_file(dataset: Dataset, folder: Folder, entry: FileEntry) -> None:
-    """Compare a file with its manifest and the design."""
-    write.check_file(dataset, folder, entry)
 
 
 def verify(dataset: Dataset, data: Folder, advance: Advance | None = None, shared: bool = False) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data.shards import manifest as shards
 from bench.data.shards.manifest import FileEntry, Manifest
 from bench.data.shards.targets import TargetTable
+from bench.data.shards.trials import trials_table, voxels_table
 from bench.data.splits import ROLES, Split
 from bench.data.stream.trials import Betas, SubjectTrials
 from bench.fitting.plan import DataDigests
@@ -64,7 +66,7 @@ def write_session(folder: Folder, subject: int, session: int, betas: np.ndarray 
     data = raw(subject)
     rows = data["session"] == session
     values = data["betas"][rows] if betas is None else betas
-    table = shards.trials_table(data["trial"][rows], data["stimulus"][rows], data["repeat"][rows], values)
+    table = trials_table(data["trial"][rows], data["stimulus"][rows], data["repeat"][rows], values)
     path = shards.session_path(subject, session)
     size, sha256 = folder.write_table(path, table)
     return FileEntry(path, table.num_rows, size, sha256, subject, session)
@@ -73,7 +75,7 @@ def write_session(folder: Folder, subject: int, session: int, betas: np.ndarray 
 def write_voxels(folder: Folder, subject: int) -> FileEntry:
     """Write a subject's voxel table."""
     ncsnr = np.linspace(0.1, 1.0, VOXELS[subject])
-    table = shards.voxels_table(coordinates(subject), ncsnr, labels(subject))
+    table = voxels_table(coordinates(subject), ncsnr, labels(subject))
     size, sha256 = folder.write_table(shards.voxels_path(subject), table)
     return FileEntry(shards.voxels_path(subject), table.num_rows, size, sha256, subject)
 
@@ -163,3 +165,13 @@ def target_table() -> TargetTable:
 
 def digests() -> DataDigests:
     return DataDigests(shards={"": "small-shards"}, targets={TARGET: "small-targets"})
+
+
+def written_for(scope: str) -> Callable[..., Folder]:
+    """Return a fixture that gives a set of shards: of a module, never to be changed, or of a function, to be spoilt."""
+
+    @pytest.fixture(scope=scope)
+    def folder(tmp_path_factory) -> Folder:
+        return written(tmp_path_factory.mktemp("shards"))
+
+    return folder

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from layouts import bold5000 as layout
+from layouts import copy_of
 from layouts.bold5000 import BOX, ROIS, TYPED, TYPES
 from PIL import Image
 
@@ -35,11 +36,7 @@ ARRAYS = Path("BOLD5000_GLMsingle_ROI_betas") / "py"
 HEMISPHERES = ("LH", "RH")
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """The root of a small copy, and what is in it. Never change it."""
-    root = tmp_path_factory.mktemp("bold5000") / "b5k"
-    return root, layout.write(root)
+copy = copy_of("bold5000")
 
 
 @pytest.fixture

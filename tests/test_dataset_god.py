@@ -11,6 +11,7 @@ import pytest
 from file_damage import check_cuts, check_flips, replaced
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import copy_of
 from layouts import god as layout
 from layouts.god import ROIS, VOXELS
 from PIL import Image
@@ -26,11 +27,7 @@ from bench.data.sources import npy, retries
 ALL_ROIS = sorted((*ROIS, *layout.JOINED))
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """The root of a small copy, and what is in it. Never change it."""
-    root = tmp_path_factory.mktemp("god") / "god"
-    return root, layout.write(root)
+copy = copy_of("god")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from file_damage import check_cuts, check_flips, replaced
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import copy_of
 from layouts import things as layout
 from PIL import Image
 
@@ -31,11 +32,7 @@ TRIALS = layout.TRIALS
 PARTS = ("StimulusMetadata.csv", "VoxelMetadata.csv", "ResponseData.h5")
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """The root of a small copy, and what is in it. Never change it."""
-    root = tmp_path_factory.mktemp("things") / "things"
-    return root, layout.write(root)
+copy = copy_of("things")
 
 
 @pytest.fixture
@@ -159,6 +156,34 @@ def test_a_pickle_is_never_opened(own, tmp_path, inside):
     assert not trap.exists()
     pickle.loads(pickle.dumps(content))
     assert trap.exists()  # it was a trap
+
+
+class Shell(Hostile):
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_name_that_no_array_needs_is_refused(tmp_path, protocol):
+    trap = tmp_path / "sprung"
+    pickled = pickle.dumps(np.array([1, Shell(trap)], dtype=object), protocol)
+    with pytest.raises(ValueError, match=rf"the pickled names use {os.system.__module__}\.system, which an array"):
+        read_names(pickled)
+    assert not trap.exists()
+    pickle.loads(pickled)
+    assert trap.exists()  # it was a trap
+
+
+class Huge:
+    """An array of 2^50 numbers, as a pickle would have NumPy make one."""
+
+    def __reduce__(self):
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (1 << 50,), b"d")
+
+
+def test_numpy_itself_is_not_called():
+    with pytest.raises(ValueError, match="the pickled names hold _Array, not only numbers and words"):
+        read_names(pickle.dumps(np.array([1, Huge()], dtype=object)))
 
 
 # Trials and images

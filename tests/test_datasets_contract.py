@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import pickle
+import re
 import typing
 from pathlib import Path
 
@@ -27,6 +29,19 @@ CASES = [(name, "default") for name in FIXTURES] + [
 
 def test_every_dataset_has_a_small_copy():
     assert sorted({name for name, _ in CASES}) == sorted(registry.found("dataset"))
+
+
+def test_no_dataset_is_read_with_the_inside_of_another():
+    """NSD's side experiments alone extend what reads NSD: they lie in its spaces, in files of its kinds."""
+    package = "bench.data.datasets"
+    folder, names = Path(importlib.import_module(package).__path__[0]), registry.found("dataset")
+    found = set()
+    for path in sorted(folder.rglob("*.py")):
+        own = path.relative_to(folder).parts[0].removesuffix(".py")
+        imported = re.findall(rf"^(?:from|import) {re.escape(package)}\.(\w+)", path.read_text(), re.M)
+        found |= {(own, other) for other in imported if other not in (own, "base") and not other.startswith("_")}
+    assert found == {("nsd_imagery", "nsd"), ("nsd_synthetic", "nsd")}
+    assert {name.replace("-", "_") for name in names} >= {name for pair in found for name in pair}
 
 
 @pytest.fixture(scope="session")

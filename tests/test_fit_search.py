@@ -321,7 +321,7 @@ def refs(ray_session) -> DataRefs:
     subjects = {subject: ray.put(trials_of(subject)) for subject in (1, 2)}
     whole = trials_of(1)
     blocks = [block.copy() for block in whole.betas.blocks]
-    (block,), (row,) = whole.places(whole.rows("train")[:1])
+    (block,), (row,) = whole.locate(whole.rows("train")[:1])
     blocks[block][row, 0] = np.nan
     spoilt = ray.put(dataclasses.replace(whole, betas=Betas(arrays=tuple(blocks))))
     return DataRefs(

@@ -58,7 +58,7 @@ def candidate_of(stage: Stage, subjects: tuple[int, ...] = (1,), data: str = ":s
 def refs(ray_session) -> DataRefs:
     subjects = {subject: ray.put(trials) for subject, trials in TRIALS.items()}
     blocks = [block.copy() for block in TRIALS[1].betas.blocks]
-    (block,), (row,) = TRIALS[1].places(TRIALS[1].rows("train")[:1])
+    (block,), (row,) = TRIALS[1].locate(TRIALS[1].rows("train")[:1])
     blocks[block][row, 0] = np.nan
     spoilt = {1: ray.put(dataclasses.replace(TRIALS[1], betas=Betas(arrays=tuple(blocks))))}
     return DataRefs({":session": subjects, "spoilt:session": spoilt}, {TARGET: ray.put(target_table())}, LABEL_NAMES)

@@ -22,8 +22,8 @@ from bench.core.storage import Folder
 from bench.data.datasets.base import Dataset
 from bench.data.datasets.nsd import layout
 from bench.data.shard_set import ShardSet, scored_pictures
-from bench.data.shards import write
 from bench.data.shards.manifest import Manifest
+from bench.data.shards.stimuli import write_stimuli
 from bench.data.splits import ROLES, Split
 from bench.data.training_sets import ScoredPictures
 from bench.recipes.base import Recipe
@@ -147,7 +147,7 @@ def readers(tmp_path_factory) -> Callable[[str], Dataset]:
 def prepared(data: Dataset, folder: Folder, numbers: list[int]) -> ShardSet:
     """Write stimuli as `prepare` does, and open them."""
     stimuli = folder / "stimuli@0"
-    entry = write.write_stimuli(data, stimuli, 0, numbers)
+    entry = write_stimuli(data, stimuli, 0, numbers)
     manifest = Manifest("stimuli", data.name, "0", {}, (entry,))
     manifest.write(stimuli)
     shards = dataclasses.replace(manifest, kind="trials", stimuli="stimuli@0")
@@ -250,7 +250,7 @@ def test_responses_to_pictures_of_the_same_source_are_a_note(pictures):
 
 def test_stimuli_written_before_origins_are_made_again(readers, tmp_path, caplog):
     data, folder = readers("god"), Folder.at(tmp_path)
-    entry = write.write_stimuli(data, folder, 0, [1200, 1201])
+    entry = write_stimuli(data, folder, 0, [1200, 1201])
     folder.write_table("part-0.parquet", folder.read_table("part-0.parquet").drop_columns("origin"))
-    assert write.write_stimuli(data, folder, 0, [1200, 1201]) == entry
+    assert write_stimuli(data, folder, 0, [1200, 1201]) == entry
     assert "is not whole and is made again" in caplog.text

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from bench.core.errors import BadDataError
+from bench.core.errors import BadDataError, CorruptFileError
 from bench.data.sources import nifti
 
 BOX = (4, 3, 5)
@@ -55,3 +55,19 @@ def test_only_numbers_that_are_stored_as_they_are_meant_are_read(slope, intercep
     else:
         with pytest.raises(BadDataError, match=rf"a.nii.gz has scl_slope {slope:.1f}, .*; Our betas have none"):
             nifti.check_unscaled(header, "a.nii.gz", "Our betas")
+
+
+def test_a_file_that_goes_on_behind_its_last_volume_is_refused(tmp_path):
+    content, expected = written("<i2")
+    path, places = tmp_path / "a.nii.gz", np.argwhere(np.ones(BOX, bool))
+    came = []
+
+    def read_file() -> np.ndarray:
+        return nifti.read_voxels(path, places, BOX, 6, lambda *header: came.append(header), "Our betas")
+
+    path.write_bytes(content)
+    assert np.array_equal(read_file(), expected.reshape(-1, 6).T)
+    assert came == [(np.dtype("<i2"), (*BOX, 6))]
+    path.write_bytes(content + gzip.compress(b"one more"))
+    with pytest.raises(CorruptFileError, match=r"a\.nii\.gz holds more than its header says"):
+        read_file()

@@ -1,4 +1,4 @@
-"""Responses against the design, crop boxes, and files of NSD that are damaged at random."""
+"""Responses against the design, and files of NSD that are damaged at random."""
 
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from bench.data import roi
 from bench.data.datasets.nsd import behaviour, layout, volumes
 from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
 from bench.data.datasets.nsd.design import read_design
-from bench.data.datasets.nsd.stimuli import cropped, read_info
 from bench.data.simulate.nsd_copy import volumes as nsd_volumes
 
 
@@ -83,27 +82,6 @@ def test_tables_that_are_none(nsd, responses, change, error, message):
     table, path = responses
     with pytest.raises(error, match=message):
         behaviour.check(write(change(table), path), nsd.design, 1)
-
-
-def test_crop_boxes(copy, tmp_path):
-    table = pd.read_csv(copy.root / layout.STIMULUS_INFO, index_col=0)
-    table.loc[3, "cropBox"] = "(0, 0, 0.16640625, 0.16640625)"
-    table.loc[4, "cropBox"] = "(0.1, 0.25, 0, 0)"
-    path = tmp_path / "info.csv"
-    table.to_csv(path)
-    shared = np.flatnonzero(table["shared1000"])
-    info = read_info(path, shared)
-    assert info.crop.shape == (73_000, 4)
-    assert info.crop[3].tolist() == [0, 0, 0.16640625, 0.16640625] and not info.crop[5].any()
-    image = np.arange(480 * 640 * 3).reshape(480, 640, 3)
-    assert np.array_equal(cropped(image, info.crop[3]), image[:, 106:534])  # 640 x 0.16640625 = 106.5: half to even
-    assert np.array_equal(cropped(image, info.crop[4]), image[48:360])
-    small = ["nsdId", "cocoId", "cocoSplit", "shared1000", "cropBox"]
-    for bad in ("(0, 0, 0.5, 0.5)", "(0, 0, 0)", "0;0;0;0", "(-0.1, 0, 0, 0)"):
-        table.loc[3, "cropBox"] = bad
-        table[small].to_csv(path)
-        with pytest.raises(BadDataError, match=r"info\.csv: cropBox must hold"):
-            read_info(path, shared)
 
 
 FOLDER = layout.betas_folder(1, SPACE, "betas_fithrf_GLMdenoise_RR")

@@ -14,9 +14,10 @@ from nsd_copy import BETAS, BOX, SPACE, write_copy, write_pictures
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError, UnknownNameError
 from bench.core.options import build
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.nsd import layout, volumes
 from bench.data.datasets.nsd.dataset import Nsd, NsdOptions
-from bench.data.datasets.nsd.design import occurrences, read_design
+from bench.data.datasets.nsd.design import read_design
 from bench.data.simulate.nsd_copy import volumes as nsd_volumes
 
 

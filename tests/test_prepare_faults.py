@@ -119,7 +119,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from bench.data import write_shards
+from bench.data.shards.trials import write_session
 from bench.data.datasets.base import BetaUnit, Dataset, SessionTrials, Trials, VoxelTable
 from bench.core.storage import Folder
 
@@ -140,9 +140,9 @@ Wide.__abstractmethods__ = frozenset()
 count = int(sys.argv[2])
 table = VoxelTable(np.zeros((count, 3), np.int32), np.zeros(count, np.float32), {})
 small = VoxelTable(table.coordinates[:10], table.ncsnr[:10], {})
-write_shards.write_session(Wide(None), Folder.at(sys.argv[1] + "/small"), 1, 1, small)
+write_session(Wide(None), Folder.at(sys.argv[1] + "/small"), 1, 1, small)
 before = peak()
-write_shards.write_session(Wide(None), Folder.at(sys.argv[1] + "/wide"), 1, 1, table)
+write_session(Wide(None), Folder.at(sys.argv[1] + "/wide"), 1, 1, table)
 print(json.dumps([before, peak()]))
 """
 

@@ -10,23 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, written
+from stream_shards import LABEL_NAMES, SCALE, VOXELS, coordinates, labels, raw, written_for
 
 from bench.core.errors import CorruptFileError, MissingDataError, OptionError, UnknownNameError
 from bench.core.storage import Folder
 from bench.data.shards import manifest as shards
 from bench.data.shards.columns import from_column
 from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_checked, read_manifest
+from bench.data.shards.stimuli import stimuli_table
+from bench.data.shards.trials import trials_table, voxels_table
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Folder:
-    return written(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture
-def own(tmp_path) -> Folder:
-    return written(tmp_path)
+folder, own = written_for("module"), written_for("function")
 
 
 def test_the_layout(folder):
@@ -67,7 +61,7 @@ def test_a_session_holds_its_trials_losslessly(folder):
 def test_nan_is_kept():
     betas = np.array([[1.0, np.nan]], np.float32)
     one = np.zeros(1, np.int32)
-    table = shards.trials_table(one, one, one, betas)
+    table = trials_table(one, one, one, betas)
     np.testing.assert_array_equal(from_column(table["betas"], np.dtype("<f4"), (2,)), betas)
 
 
@@ -80,14 +74,14 @@ def test_the_voxel_table(folder):
 
 
 def test_the_voxel_table_of_a_surface():
-    table = shards.voxels_table(np.array([[5], [9]]), np.array([0.1, np.nan]), {})
+    table = voxels_table(np.array([[5], [9]]), np.array([0.1, np.nan]), {})
     assert table.column_names == ["vertex", "ncsnr"]
     assert table["vertex"].to_pylist() == [5, 9]
     assert np.isnan(table["ncsnr"].to_numpy()[1])
 
 
 def test_the_stimuli_table():
-    table = shards.stimuli_table(
+    table = stimuli_table(
         [3, 4],
         [b"png", b"gnp"],
         [["a cat", "cat"], []],

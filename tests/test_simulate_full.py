@@ -13,7 +13,7 @@ from bench.core.errors import MissingDataError, OptionError, UnknownNameError
 from bench.core.storage import Folder
 from bench.data.shard_set import open_data, pictures, scored_pictures
 from bench.data.shards.manifest import read_manifest, session_path
-from bench.data.shards.write import png
+from bench.data.shards.pictures import png_of
 from bench.data.simulate.brain.responses import MEDIAN_NCSNR, Voxels, session_betas
 from bench.data.simulate.design import SHARED, TRIALS
 from bench.data.simulate.low_rank import RANK, LowRankNsd, LowRankOptions, latents, low_rank_subject
@@ -170,7 +170,7 @@ def test_pictures_are_drawn_when_asked_for():
     scene = sample_scene(stimulus_seed(4711, TINY.seed))
     np.testing.assert_array_equal(stimulus.image, draw(scene, 32))
     assert stimulus.captions == tuple(captions(scene))
-    assert png(stimulus.image).startswith(b"\x89PNG")
+    assert png_of(stimulus.image.transpose(2, 0, 1)).startswith(b"\x89PNG")
     assert made.stimuli_source() != dataset(TINY).stimuli_source()
 
 

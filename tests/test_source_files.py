@@ -1,6 +1,7 @@
 """Files of a bucket against the same files on disk: ranges, retries, the chunk index, and the NSD reader on top."""
 
 import io
+import time
 from pathlib import Path
 
 import h5py
@@ -116,7 +117,7 @@ def test_a_server_that_never_answers_is_named():
 def test_pauses_double_up_to_a_limit(monkeypatch):
     monkeypatch.setattr(retries, "FIRST_PAUSE_S", 4.0)
     waited: list[float] = []
-    monkeypatch.setattr(retries.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     file = RangeFile(Flaky(b"01", [OSError("no")] * 5), 2, "file")
     assert file.range(0, 2) == b"01"
     for pause, longest in zip(waited, [4, 8, 10, 10, 10], strict=True):

@@ -122,6 +122,40 @@ def test_upload_and_download(folder, tmp_path):
     assert sorted(p.name for p in (tmp_path / "there").iterdir()) == ["deep", "one"]
 
 
+def test_files_larger_than_a_chunk_are_copied_piece_by_piece(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_CHUNK", 1 << 16)
+    content = {"large": os.urandom((3 << 16) + 5), "empty": b"", "volume.nii.gz": gzip.compress(b"betas" * 100)}
+    (tmp_path / "here").mkdir()
+    for name, value in content.items():
+        (tmp_path / "here" / name).write_bytes(value)
+    with monkeypatch.context() as patch:
+        # No file is read or written as a whole.
+        for whole in ("read_buffer", "read_bytes", "write_bytes"):
+            patch.delattr(Folder, whole)
+        folder.upload(tmp_path / "here")
+        folder.download(tmp_path / "there")
+    assert {name: folder.read_bytes(name) for name in folder.files()} == content
+    assert {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()} == content
+
+
+def test_a_copy_that_fails_leaves_nothing_under_the_name(folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "state").write_bytes(b"whole")
+    folder.write_bytes("state", b"whole")
+
+    def half(source, destination, *, destination_filesystem, **rest):
+        with destination_filesystem.open_output_stream(destination) as stream:
+            stream.write(b"wh")
+        raise OSError("cannot read on")
+
+    monkeypatch.setattr(storage.pafs, "copy_files", half)
+    for copy in (lambda: (folder / "new").upload(tmp_path / "here"), lambda: folder.download(tmp_path / "there")):
+        with pytest.raises(OSError, match="cannot read on"):
+            copy()
+    assert list(folder.files()) == ["state"]
+    assert not list((tmp_path / "there").iterdir())
+
+
 def test_delete(folder):
     (folder / "a").write_bytes("b/c", b"x")
     folder.write_bytes("kept", b"x")

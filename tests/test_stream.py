@@ -30,7 +30,7 @@ from stream_shards import (
     write_session,
     write_shards,
     write_voxels,
-    written,
+    written_for,
 )
 
 from bench.core import console
@@ -48,16 +48,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 ALL = ("train", "validation", "test")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Folder:
-    """A set of shards that no test changes."""
-    return written(tmp_path_factory.mktemp("stream"))
-
-
-@pytest.fixture
-def own(tmp_path) -> Folder:
-    """A set of shards to spoil."""
-    return written(tmp_path)
+folder, own = written_for("module"), written_for("function")
 
 
 def read(folder: Folder, subjects=(1, 2), roles=ALL, **changes) -> dict[int, SubjectTrials]:

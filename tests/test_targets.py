@@ -14,7 +14,8 @@ from bench import targets as stage
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, UnknownNameError
 from bench.core.storage import Folder
 from bench.data.shards.columns import from_column
-from bench.data.shards.manifest import FileEntry, Manifest, read_manifest, stimuli_table
+from bench.data.shards.manifest import FileEntry, Manifest, read_manifest
+from bench.data.shards.stimuli import stimuli_table
 from bench.data.shards.targets import read_targets, targets_table, write_targets
 from bench.data.simulate.scenes.captions import captions
 from bench.data.simulate.scenes.drawing import draw

@@ -6,6 +6,7 @@ files are written aside and renamed, on S3 an object appears whole or not at all
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -44,13 +45,13 @@ class Folder:
     uri: str
 
     @classmethod
-    def at(cls, place: str | Path) -> Folder:
+    def at(cls, address: str | Path) -> Folder:
         """Return the folder at a path or URI; local paths become absolute.
 
         Raises:
             OptionError: If the URI has a scheme other than `s3`.
         """
-        text = str(place)
+        text = str(address)
         if text.startswith("s3://"):
             return cls(text.rstrip("/"))
         if "://" in text:
@@ -133,13 +134,8 @@ class Folder:
             with self.filesystem.open_output_stream(target, compression=None) as stream:
                 stream.write(content)
             return
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(f"{target}.{uuid.uuid4().hex}{_ASIDE}")
-        try:
+        with _aside(target) as aside:
             aside.write_bytes(content)
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
 
     def read_json(self, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
         """Return a JSON file's content.
@@ -210,20 +206,54 @@ class Folder:
 
     def upload(self, directory: Path) -> None:
         """Write all files of a local directory into the folder."""
-        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-            self.write_bytes(path.relative_to(directory).as_posix(), path.read_bytes())
+        _copy(Folder.at(directory), self)
 
     def download(self, directory: Path) -> None:
         """Copy all files of the folder into a local directory."""
-        for name in self.files():
-            target = directory / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.read_bytes(name))
+        _copy(self, Folder.at(directory))
 
     def delete(self) -> None:
         """Remove the folder and all in it; nothing happens where there is none."""
         if self.exists():
             self.filesystem.delete_dir(self.path)
+
+
+@contextlib.contextmanager
+def _aside(target: str) -> Iterator[Path]:
+    """Give the path of a hidden file beside a local one, which takes its place when it was written without an error."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(f"{target}.{uuid.uuid4().hex}{_ASIDE}")
+    try:
+        yield aside
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _object(filesystem: pafs.FileSystem, target: str) -> Iterator[str]:
+    """Give the path of a bucket's object, which is removed when writing it ends with an error."""
+    try:
+        yield target
+    except BaseException:
+        # Arrow closes what it was writing to when it cannot read on, and to close an upload is to complete it.
+        if filesystem.get_file_info(target).type != pafs.FileType.NotFound:
+            filesystem.delete_file(target)
+        raise
+
+
+def _copy(source: Folder, target: Folder) -> None:
+    """Copy all files of a folder into another, a few megabytes at a time; each is seen whole or not at all."""
+    for name in source.files():
+        to = f"{target.path}/{name}"
+        with _aside(to) if target.is_local else _object(target.filesystem, to) as path:
+            pafs.copy_files(
+                f"{source.path}/{name}",
+                str(path),
+                source_filesystem=source.filesystem,
+                destination_filesystem=target.filesystem,
+                chunk_size=_CHUNK,
+            )
 
 
 def parquet(table: pa.Table, row_group_size: int | None = None) -> pa.Buffer:

@@ -5,22 +5,20 @@ data = open_data(Folder.at("s3://lab/data/nsd/betas_fithrf_GLMdenoise_RR.func1pt
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
-from PIL import Image
 
 from bench.core.errors import MissingDataError, OptionError
 from bench.core.identity import digest
 from bench.core.storage import Folder
-from bench.data.shards.manifest import MANIFEST, Manifest, read_checked, read_manifest
+from bench.data.shards.manifest import MANIFEST, Manifest, read_manifest
+from bench.data.shards.stimuli import read_column, read_stimuli
 from bench.data.shards.targets import TargetTable, read_targets
+from bench.data.sources.pictures import decode
 from bench.data.splits import Split, SplitRole
 from bench.data.stream.load import FIT, TEST, Query, load
 from bench.data.stream.rules import Normalise
@@ -79,22 +77,9 @@ def open_data(shards: Folder) -> ShardSet:
         raise MissingDataError(f"{shards} holds {manifest.kind}, trial shards are needed")
     stimuli = Folder(shards.uri.rpartition("/")[0]) / manifest.stimuli
     stimuli_manifest = read_manifest(stimuli)
-    table = _stimuli(stimuli, stimuli_manifest, ["stimulus", "shared"])
+    table = read_stimuli(stimuli, stimuli_manifest, ["stimulus", "shared"])
     shared = table.filter(table["shared"])["stimulus"].to_numpy()
     return ShardSet(shards, manifest, stimuli, stimuli_manifest, np.sort(shared))
-
-
-def find_shards(data: Folder, dataset: str) -> list[Folder]:
-    """Return the finished sets of trial shards of a dataset, by name."""
-    folder = data / dataset
-    names = [name for name in folder.names() if "@" in name and not name.startswith("stimuli@")]
-    return [folder / name for name in names if (folder / name).exists(MANIFEST)]
-
-
-def _stimuli(folder: Folder, manifest: Manifest, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a checked stimuli set."""
-    parts = [pq.read_table(pa.BufferReader(read_checked(folder, e)), columns=list(columns)) for e in manifest.files]
-    return pa.concat_tables(parts)
 
 
 def pictures(data: ShardSet, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
@@ -102,9 +87,10 @@ def pictures(data: ShardSet, stimuli: Iterable[int]) -> dict[int, np.ndarray]:
 
     Raises:
         MissingDataError: If a stimulus is not in the set.
+        CorruptFileError: If a picture cannot be decoded.
     """
-    found = _column(data, stimuli, "image", "picture")
-    return {stimulus: np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for stimulus, image in found.items()}
+    found = read_column(data.stimuli, data.stimuli_manifest, stimuli, "image", "picture")
+    return {stimulus: decode(image, f"{data.stimuli}, stimulus {stimulus}") for stimulus, image in found.items()}
 
 
 def captions(data: ShardSet, stimuli: Iterable[int]) -> dict[int, tuple[str, ...]]:
@@ -113,19 +99,8 @@ def captions(data: ShardSet, stimuli: Iterable[int]) -> dict[int, tuple[str, ...
     Raises:
         MissingDataError: If a stimulus is not in the set.
     """
-    return {stimulus: tuple(texts) for stimulus, texts in _column(data, stimuli, "captions", "caption").items()}
-
-
-def _column(data: ShardSet, stimuli: Iterable[int], column: str, what: str) -> dict[int, Any]:
-    """Return one column of the stimuli set for some stimuli."""
-    wanted = {int(stimulus) for stimulus in stimuli}
-    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", column])
-    table = table.filter(np.isin(table["stimulus"].to_numpy(), sorted(wanted))).drop_null()
-    found = dict(zip(table["stimulus"].to_pylist(), table[column].to_pylist(), strict=True))
-    missing = sorted(wanted - set(found))
-    if missing:
-        raise MissingDataError(f"{data.stimuli} holds no {what} of stimuli {missing[:5]} ({len(missing)} in all)")
-    return found
+    found = read_column(data.stimuli, data.stimuli_manifest, stimuli, "captions", "caption")
+    return {stimulus: tuple(texts) for stimulus, texts in found.items()}
 
 
 def scored_pictures(data: ShardSet, stimuli: Iterable[int]) -> ScoredPictures:
@@ -135,7 +110,7 @@ def scored_pictures(data: ShardSet, stimuli: Iterable[int]) -> ScoredPictures:
         MissingDataError: If a stimulus is not in the set.
     """
     wanted = sorted({int(stimulus) for stimulus in stimuli})
-    table = _stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", "origin"])
+    table = read_stimuli(data.stimuli, data.stimuli_manifest, ["stimulus", "origin"])
     origins = dict(zip(table["stimulus"].to_pylist(), table["origin"].to_pylist(), strict=True))
     if missing := [stimulus for stimulus in wanted if stimulus not in origins]:
         raise MissingDataError(f"{data.stimuli} does not hold stimuli {missing[:5]} ({len(missing)} in all)")
@@ -156,11 +131,11 @@ def find_targets(data: ShardSet, digests: Mapping[str, str]) -> dict[str, Folder
     """
     folders = {}
     for name, wanted in digests.items():
-        place = data.folder / "targets"
-        sets = [place / each for each in place.names() if each.startswith(f"{name}@")]
+        targets = data.folder / "targets"
+        sets = [targets / each for each in targets.names() if each.startswith(f"{name}@")]
         match = [s for s in sets if s.exists(MANIFEST) and read_manifest(s).content_digest == wanted]
         if not match:
-            raise MissingDataError(f"no target shards {name} with content {wanted} in {place}; run the targets stage")
+            raise MissingDataError(f"no target shards {name} with content {wanted} in {targets}; run the targets stage")
         folders[name] = match[0]
     return folders
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from bench.core.identity import digest
 from bench.core.storage import Folder
@@ -41,7 +40,8 @@ def precomputed(
         return {}
     folder, key = runs / "precompute", cache_key(encoder, plan)
     if not folder.exists(f"{key}.npz"):
-        with _turn(key):
+        # One process of this machine and user at a time; the system frees the lock of one that is killed.
+        with FileLock(Path(tempfile.gettempdir()) / f"reconbench-{os.getuid()}-{key}.lock"):
             # Asked again under the lock: whoever held it before may just have written the file.
             if not folder.exists(f"{key}.npz"):
                 return _computed(encoder, data, heads, folder, f"{key}.npz")
@@ -59,19 +59,3 @@ def _computed(
     np.savez(sink, allow_pickle=False, **arrays)
     folder.write_bytes(name, sink.getvalue())
     return arrays
-
-
-@contextlib.contextmanager
-def _turn(key: str) -> Iterator[None]:
-    """Wait until no other process of this machine and user computes the same arrays.
-
-    The system frees the lock of a process that is killed, so nobody waits for the dead.
-    """
-    path = Path(tempfile.gettempdir()) / f"reconbench-{os.getuid()}-{key}.lock"
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Unlinked while held: whoever waits on it finds the cached file and does not compute.
-            path.unlink(missing_ok=True)

@@ -147,7 +147,7 @@ class SubjectStream:
         if resident is None:
             return {name: torch.from_numpy(self._targets[name].of(paired, run)) for name, run in wanted.items()}
         tables = {name: self._targets[name] for name in wanted}
-        return {name: resident.targets(t.values, t.places(paired), wanted[name]) for name, t in tables.items()}
+        return {name: resident.targets(t.values, t.rows_of(paired), wanted[name]) for name, t in tables.items()}
 
 
 def _means(gather: HostGather | DeviceGather, samples: np.ndarray) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import tenacity
 
 from bench.core.console import Advance
 from bench.core.errors import BadDataError
@@ -133,11 +134,10 @@ def _request(handle: DeploymentHandle, inputs: dict[str, np.ndarray], seeds: lis
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
     passing = (RayActorError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError)
-    pause = _FIRST_PAUSE_S
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return np.asarray(handle.render_batch.remote(inputs, seeds).result())
-        except passing:
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-    return np.asarray(handle.render_batch.remote(inputs, seeds).result())
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(passing),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(_FIRST_PAUSE_S, _LONGEST_PAUSE_S),
+        reraise=True,
+    )
+    return retrying(lambda: np.asarray(handle.render_batch.remote(inputs, seeds).result()))

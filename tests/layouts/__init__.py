@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def names() -> list[str]:
@@ -30,3 +34,14 @@ def load(name: str) -> Any:
 def variants(name: str) -> dict[str, dict[str, Any]]:
     """Return the options under which a dataset is to be read, by the names of their combinations."""
     return dict(getattr(load(name), "VARIANTS", {"default": {}}))
+
+
+def copy_of(name: str) -> Callable[..., tuple[Path, Any]]:
+    """Return a fixture of a module: the root of a small copy of a dataset, and what is in it. Never change it."""
+
+    @pytest.fixture(scope="module")
+    def copy(tmp_path_factory) -> tuple[Path, Any]:
+        root = tmp_path_factory.mktemp(name) / name
+        return root, load(name).write(root)
+
+    return copy

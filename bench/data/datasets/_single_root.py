@@ -1,7 +1,4 @@
-"""What readers of a dataset whose files lie below one root share: options, sessions, voxel sets, their messages.
-
-It lies beside the folder of datasets, not in it: whatever that folder holds is a dataset by its file name.
-"""
+"""What readers of a dataset whose files lie below one root share: options, sessions, voxel sets, their messages."""
 
 from __future__ import annotations
 

@@ -27,10 +27,6 @@ AREAS = {"V1": 1, "V2": 4, "V3": 5, "V4": 6}
 """The file's areas in its order, with their numbers in the atlas."""
 FRAMES = 1200
 FILE = "HCP_visual_voxel.npz"
-TERMS = (
-    "HCP data may be used under the WU-Minn HCP Consortium's Open Access Data Use Terms only, accepted on "
-    "db.humanconnectome.org."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +50,10 @@ class Hcp(SingleRoot):
 
     version = 1
     Options = HcpOptions
-    terms = TERMS
+    terms = (
+        "HCP data may be used under the WU-Minn HCP Consortium's Open Access Data Use Terms only, accepted on "
+        "db.humanconnectome.org."
+    )
     caption_source = "none"
     dtype = "<f4"
     scale = 1.0

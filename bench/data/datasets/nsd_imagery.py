@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from bench.core.errors import BadDataError, CorruptFileError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Stimulus, Trials
 from bench.data.datasets.nsd import layout
-from bench.data.datasets.nsd.design import occurrences
 from bench.data.datasets.nsd.side_experiment import SideExperiment, SideOptions
+from bench.data.sources.pictures import decode
 
 RUNS = (
     *("visA", "attA", "imgA_1", "visB", "attB", "imgB_1"),
@@ -205,13 +204,6 @@ class NsdImagery(SideExperiment):
         """
         for number in numbers:
             target = self.targets[number]
-            yield Stimulus(number, self._image(target.key) if target.key else None, (), target.name, True)
-
-    def _image(self, key: str) -> np.ndarray:
-        """Return a target's picture, `(H, W, 3)` uint8."""
-        path = self.files.local(key)
-        try:
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise CorruptFileError(f"{path} cannot be read as a picture: {error}") from None
+            path = self.files.local(target.key) if target.key else None
+            image = decode(path.read_bytes(), str(path)) if path else None
+            yield Stimulus(number, image, (), target.name, True)

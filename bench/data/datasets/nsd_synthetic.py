@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import BadDataError, CorruptFileError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Stimulus, Trials
-from bench.data.datasets.nsd.design import load_mat, occurrences
+from bench.data.datasets.nsd.design import load_mat
 from bench.data.datasets.nsd.side_experiment import SideExperiment, SideOptions
 from bench.data.datasets.nsd.stimuli import read_images
 
@@ -80,10 +81,10 @@ class NsdSynthetic(SideExperiment):
         """
         for number in numbers:
             # The inverse of the numbering above; `subject` counts from 0 here.
-            subject, place = divmod(number - COMMON, COLOURED)
+            subject, row = divmod(number - COMMON, COLOURED)
             if number < COMMON:
-                name, place = "nsdsynthetic_stimuli.hdf5", number
+                name, row = "nsdsynthetic_stimuli.hdf5", number
             else:
                 name = f"nsdsynthetic_colorstimuli_subj{subject + 1:02d}.hdf5"
-            image = next(iter(read_images(self.files.path_or_file(f"{PICTURES}/{name}"), [place])))
+            image = next(iter(read_images(self.files.path_or_file(f"{PICTURES}/{name}"), [row])))
             yield Stimulus(number, image, (), None, True)

@@ -18,18 +18,15 @@ happens at read time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import xxhash
 
 from bench.core import options
 from bench.core.errors import CorruptFileError, MissingDataError
 from bench.core.storage import Folder
-from bench.data.shards.columns import to_column
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -56,6 +53,12 @@ class FileEntry:
     subject: int = 0
     session: int = 0
     xxh3: str = ""
+
+    @classmethod
+    def of(cls, path: str, content: bytes | pa.Buffer, rows: int, subject: int = 0, session: int = 0) -> FileEntry:
+        """Return the entry of a file's content; only the files of sessions are read often enough for an xxh3."""
+        xxh3 = xxhash.xxh3_64_hexdigest(content) if session else ""
+        return cls(path, rows, len(content), hashlib.sha256(content).hexdigest(), subject, session, xxh3)
 
     def check(self, folder: Folder, content: pa.Buffer, quick: bool = False) -> None:
         """Compare a file's content with this entry.
@@ -206,70 +209,3 @@ def session_path(subject: int, session: int) -> str:
 def voxels_path(subject: int) -> str:
     """Return the path of a subject's voxel table in its set."""
     return f"voxels/subject-{subject}.parquet"
-
-
-def trials_table(trial: np.ndarray, stimulus: np.ndarray, repeat: np.ndarray, betas: np.ndarray) -> pa.Table:
-    """Return the rows of one session.
-
-    Args:
-        trial: `(T,)` 0-based trial number of the subject, counted over all sessions.
-        stimulus: `(T,)` 0-based stimulus.
-        repeat: `(T,)` 0-based showing of that stimulus to that subject.
-        betas: `(T, V)` in the source's own dtype.
-    """
-    return pa.table(
-        {
-            "trial": pa.array(trial, pa.int32()),
-            "stimulus": pa.array(stimulus, pa.int32()),
-            "repeat": pa.array(repeat, pa.int8()),
-            "betas": to_column(betas),
-        }
-    )
-
-
-def voxels_table(coordinates: np.ndarray, ncsnr: np.ndarray, labels: Mapping[str, np.ndarray]) -> pa.Table:
-    """Return the rows of a subject's voxel table, in the order of the betas' columns.
-
-    Args:
-        coordinates: `(V, 3)` voxel indices on the NIfTI axes (columns x, y, z), or `(V, 1)` vertex numbers.
-        ncsnr: `(V,)` noise-ceiling SNR as published with the betas; NaN where unknown.
-        labels: For each atlas `(V,)` its label numbers (-1 not cortex, 0 unlabelled, 1...N).
-    """
-    axes = ("x", "y", "z") if coordinates.shape[1] == 3 else ("vertex",)
-    columns = {axis: pa.array(coordinates[:, i], pa.int32()) for i, axis in enumerate(axes)}
-    columns["ncsnr"] = pa.array(ncsnr, pa.float32())
-    columns.update({f"atlas:{name}": pa.array(values, pa.int16()) for name, values in sorted(labels.items())})
-    return pa.table(columns)
-
-
-def stimuli_table(
-    stimulus: Sequence[int],
-    image: Sequence[bytes | None],
-    captions: Sequence[Sequence[str]],
-    caption_source: str,
-    labels: Sequence[str | None],
-    shared: Sequence[bool],
-    origins: Sequence[str | None],
-) -> pa.Table:
-    """Return rows of a stimuli table.
-
-    Args:
-        stimulus: 0-based stimulus numbers.
-        image: Encoded pictures (PNG), RGB; None where a simulation drew none.
-        captions: For each picture its captions, possibly none.
-        caption_source: Where the captions come from ("COCO 2017 annotations", "simulator").
-        labels: For each picture its class label, or None.
-        shared: Whether all subjects were to see it (NSD's shared 1000): the test pictures.
-        origins: What each picture is in its own source (`coco-train2017:396550`), or None: see `Dataset.origins`.
-    """
-    return pa.table(
-        {
-            "stimulus": pa.array(stimulus, pa.int32()),
-            "image": pa.array(image, pa.binary()),
-            "captions": pa.array([list(c) for c in captions], pa.list_(pa.string())),
-            "caption_source": pa.array([caption_source] * len(stimulus), pa.string()),
-            "label": pa.array(labels, pa.string()),
-            "shared": pa.array(shared, pa.bool_()),
-            "origin": pa.array(origins, pa.string()),
-        }
-    )

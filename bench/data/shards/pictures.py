@@ -25,6 +25,7 @@ from bench.core.identity import digest, plain
 from bench.core.options import build
 from bench.core.storage import Folder
 from bench.data.shards.manifest import FileEntry, read_checked
+from bench.data.sources.pictures import decode
 
 SEAL = "images.json"
 IDENTITY = "identity.json"
@@ -34,7 +35,15 @@ KEY_COLUMNS: Mapping[str, pa.DataType] = {
     "repeat": pa.int8(),
     "sample": pa.int8(),
 }
-_PNG_LEVEL = 1
+FAST = 1
+"""Level of compression of PNG that costs the least time."""
+
+
+def png_of(picture: np.ndarray, level: int = FAST) -> bytes:
+    """Return a picture `(3, H, W)` uint8 as PNG, which loses nothing; a higher level of compression takes longer."""
+    sink = io.BytesIO()
+    Image.fromarray(picture.transpose(1, 2, 0)).save(sink, "PNG", compress_level=level)
+    return sink.getvalue()
 
 
 def key_table(keys: pa.Table) -> pa.Table:
@@ -166,18 +175,10 @@ def read_images(folder: Folder) -> tuple[pa.Table, np.ndarray]:
 
 def _pixels(folder: Folder, png: bytes, sha256: str) -> np.ndarray:
     """Return a stored picture `(3, H, W)`, compared with its checksum."""
-    with Image.open(io.BytesIO(png)) as image:
-        picture = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    picture = np.ascontiguousarray(decode(png, str(folder)).transpose(2, 0, 1))
     if hashlib.sha256(picture.tobytes()).hexdigest() != sha256:
         raise CorruptFileError(f"{folder}: a picture does not have the checksum {sha256[:16]}... it was stored with")
     return picture
-
-
-def png_of(picture: np.ndarray) -> bytes:
-    """Return a picture `(3, H, W)` uint8 as PNG."""
-    sink = io.BytesIO()
-    Image.fromarray(picture.transpose(1, 2, 0)).save(sink, "PNG", compress_level=_PNG_LEVEL)
-    return sink.getvalue()
 
 
 @dataclass(frozen=True)

@@ -88,26 +88,26 @@ class TargetTable:
         Raises:
             MissingDataError: If a stimulus has no target.
         """
-        place = self.places(stimuli)
+        rows = self.rows_of(stimuli)
         if run is None:
-            return self.values[place].astype(np.float32)
+            return self.values[rows].astype(np.float32)
         # Flattening the table is a view; only the run's columns are copied.
-        return self.values.reshape(len(self.values), -1)[place, run[0] : run[1]].astype(np.float32)
+        return self.values.reshape(len(self.values), -1)[rows, run[0] : run[1]].astype(np.float32)
 
-    def places(self, stimuli: np.ndarray) -> np.ndarray:
+    def rows_of(self, stimuli: np.ndarray) -> np.ndarray:
         """Return the rows of some stimuli in the table, `(B,)`.
 
         Raises:
             MissingDataError: If a stimulus has no target.
         """
-        place = np.searchsorted(self.stimulus, stimuli)
-        place = np.minimum(place, len(self.stimulus) - 1)
-        absent = self.stimulus[place] != stimuli
+        rows = np.searchsorted(self.stimulus, stimuli)
+        rows = np.minimum(rows, len(self.stimulus) - 1)
+        absent = self.stimulus[rows] != stimuli
         if absent.any():
             raise MissingDataError(
                 f"no target for stimuli {np.unique(stimuli[absent])[:5].tolist()}; rerun the targets stage"
             )
-        return place
+        return rows
 
     def sliced(self, take: tuple[int, int] | None) -> TargetTable:
         """Return the table with only part of the targets' first axis."""

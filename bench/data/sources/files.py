@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FoundFile:
+class FileStat:
     """A file of a listing: its bytes, and when it was last changed (ns since 1970; 0 where the store does not say)."""
 
     size: int
@@ -49,7 +49,7 @@ class SourceFiles:
             raise OptionError(f"cannot read from {root!r}: a root is a local folder or an s3:// address")
         self.root = root.rstrip("/")
         self.signed = signed
-        self._listed: dict[str, dict[str, FoundFile]] = {}
+        self._listed: dict[str, dict[str, FileStat]] = {}
 
     @property
     def remote(self) -> bool:
@@ -71,7 +71,7 @@ class SourceFiles:
 
     def exists(self, key: str) -> bool:
         """Say whether there is such a file."""
-        return self._found(key) is not None
+        return self._stat(key) is not None
 
     def size(self, key: str) -> int:
         """Return a file's bytes.
@@ -116,26 +116,26 @@ class SourceFiles:
         """Return what a reader of large files takes: the path of a local file, or an open file of a bucket."""
         return self.open(key) if self.remote else self.local(key)
 
-    def _info(self, key: str) -> FoundFile:
-        info = self._found(key)
+    def _info(self, key: str) -> FileStat:
+        info = self._stat(key)
         if info is None:
             raise MissingDataError(f"no file {self.where(key)}")
         return info
 
-    def _found(self, key: str) -> FoundFile | None:
+    def _stat(self, key: str) -> FileStat | None:
         folder, _, name = key.rpartition("/")
         if self.remote:
             # One listing answers for all files of a folder: asking for each would be a request a session and kind.
             return self._listing(folder).get(name)
         info = pafs.LocalFileSystem().get_file_info(self.where(key))
-        return _found_file(info) if info.type == pafs.FileType.File else None
+        return _stat_of(info) if info.type == pafs.FileType.File else None
 
-    def _listing(self, folder: str) -> dict[str, FoundFile]:
+    def _listing(self, folder: str) -> dict[str, FileStat]:
         """Return the files of a folder by name; a bucket's folder is listed once, a local one every time."""
         if folder in self._listed:
             return self._listed[folder]
         infos = self._infos(folder)
-        found = {info.base_name: _found_file(info) for info in infos if info.type == pafs.FileType.File}
+        found = {info.base_name: _stat_of(info) for info in infos if info.type == pafs.FileType.File}
         if self.remote:
             self._listed[folder] = found
         return found
@@ -155,8 +155,8 @@ class SourceFiles:
         return _client(bucket, endpoint, self.signed, os.getpid())
 
 
-def _found_file(info: pafs.FileInfo) -> FoundFile:
-    return FoundFile(int(info.size), int(info.mtime_ns or 0))
+def _stat_of(info: pafs.FileInfo) -> FileStat:
+    return FileStat(int(info.size), int(info.mtime_ns or 0))
 
 
 @functools.cache

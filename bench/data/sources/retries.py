@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import pyarrow as pa
+import tenacity
 
 from bench.core.errors import MissingDataError, UnreachableError
 
@@ -31,17 +30,28 @@ def patiently(request: Callable[[], Result], what: str) -> Result:
         UnreachableError: If it fails `ATTEMPTS` times.
         MissingDataError: If there is no such file: that is an answer, not a fault.
     """
-    pause = FIRST_PAUSE_S
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return request()
-        except FileNotFoundError as error:
-            raise MissingDataError(f"{what}: {error}") from None
-        except (OSError, pa.ArrowException) as error:
-            if attempt == ATTEMPTS:
-                raise UnreachableError(f"{what} failed {ATTEMPTS} times, at last with: {error}") from None
-            logger.warning("%s failed (%d of %d): %s", what, attempt, ATTEMPTS, error)
-        # Clients that were throttled together must not come back together.
-        time.sleep(pause * (0.5 + random.random() / 2))
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-    raise AssertionError("unreachable")
+
+    def warn(state: tenacity.RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        logger.warning("%s failed (%d of %d): %s", what, state.attempt_number, ATTEMPTS, error)
+
+    # Half of a pause is by chance: clients that were throttled together must not come back together.
+    half, longest = FIRST_PAUSE_S / 2, LONGEST_PAUSE_S / 2
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_fault),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(half, longest) + tenacity.wait_random_exponential(half, longest),
+        before_sleep=warn,
+        reraise=True,
+    )
+    try:
+        return retrying(request)
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{what}: {error}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UnreachableError(f"{what} failed {ATTEMPTS} times, at last with: {error}") from None
+
+
+def _is_fault(error: BaseException) -> bool:
+    """Say whether the same request may be answered the next time."""
+    return isinstance(error, (OSError, pa.ArrowException)) and not isinstance(error, FileNotFoundError)

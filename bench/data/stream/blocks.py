@@ -16,8 +16,8 @@ _SUMS = ("mean", "squares")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One session's trials of one part.
+class SessionShare:
+    """One session's trials in one part of the split.
 
     Attributes:
         columns: `COLUMNS` by name, `(T,)` each.
@@ -30,7 +30,7 @@ class Part:
     keep: np.ndarray
 
 
-class Row:
+class BlockWriter:
     """Collects the sessions of a group, one after the other, as one row of binary values.
 
     Betas are copied as each session is added, while what was read of its file still lies in the cache.
@@ -44,30 +44,30 @@ class Row:
     def __init__(self, most: int, voxels: int, dtype: str) -> None:
         # Memory that stays untouched is never handed out, so the other parts' trials cost nothing here.
         self._betas = np.empty((most, voxels), dtype)
-        self._parts: list[Part] = []
+        self._shares: list[SessionShare] = []
         self._trials = 0
 
-    def add(self, part: Part, betas: np.ndarray) -> None:
+    def add(self, share: SessionShare, betas: np.ndarray) -> None:
         """Append a session.
 
         Args:
-            part: What is kept of it.
+            share: What is kept of it.
             betas: `(T, V)` betas of all its trials.
         """
-        stop = self._trials + len(part.keep)
+        stop = self._trials + len(share.keep)
         # Rows are known to exist: with any other mode NumPy copies through a buffer, against which it would check them.
-        np.take(betas, part.keep, axis=0, out=self._betas[self._trials : stop], mode="clip")
+        np.take(betas, share.keep, axis=0, out=self._betas[self._trials : stop], mode="clip")
         self._trials = stop
-        self._parts.append(part)
+        self._shares.append(share)
 
     def table(self) -> pa.Table:
         """Return the row."""
         values = {
-            name: np.concatenate([part.columns[name] for part in self._parts]).astype(kind)
+            name: np.concatenate([share.columns[name] for share in self._shares]).astype(kind)
             for name, kind in COLUMNS.items()
         }
-        values["rows"] = np.array([len(part.keep) for part in self._parts], "<i8")
-        statistics = [part.moments for part in self._parts if part.moments is not None]
+        values["rows"] = np.array([len(share.keep) for share in self._shares], "<i8")
+        statistics = [share.moments for share in self._shares if share.moments is not None]
         if statistics:
             values["count"] = np.array([each.count for each in statistics], "<i8")
             values["mean"] = np.stack([each.mean for each in statistics])

@@ -26,7 +26,7 @@ from bench.core.storage import Folder
 from bench.data.shards.columns import from_binary_row, from_column
 from bench.data.shards.manifest import FileEntry, Manifest, read_checked, read_manifest, voxels_path
 from bench.data.splits import ROLES, Split, SplitRole
-from bench.data.stream.blocks import COLUMNS, Part, Row, statistics_of
+from bench.data.stream.blocks import COLUMNS, BlockWriter, SessionShare, statistics_of
 from bench.data.stream.rules import Moments, Normalise, Rule, moments, rule, scaling
 from bench.data.stream.trials import Betas, SubjectTrials
 
@@ -148,7 +148,7 @@ def _read_all(
     for name in ("ray.data._internal.execution", "ray.data.exceptions"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with ray.data.DataContext.current(settings):
-        items = ray.data.from_items([{"place": i} for i in range(len(groups))], override_num_blocks=len(groups))
+        items = ray.data.from_items([{"group": i} for i in range(len(groups))], override_num_blocks=len(groups))
         reader = _GroupReader(context, tuple(groups))
         read = items.map_batches(reader, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
         try:
@@ -172,17 +172,17 @@ class _GroupReader:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield a row for each part: the sessions' trials, statistics and betas."""
         context: _Context = ray.get(self.context)
-        manifest, entries = context.manifest, self.groups[batch["place"][0].as_py()]
+        manifest, entries = context.manifest, self.groups[batch["group"][0].as_py()]
         trials, voxels = sum(entry.rows for entry in entries), manifest.voxels[str(entries[0].subject)]
-        rows = [Row(trials, voxels, manifest.dtype) for _ in context.query.parts]
+        writers = [BlockWriter(trials, voxels, manifest.dtype) for _ in context.query.parts]
         for entry in entries:
-            _add_session(context, entry, rows)
-        while rows:  # so that a part's memory is free once the object store has it
-            yield rows.pop(0).table()
+            _add_session(context, entry, writers)
+        while writers:  # so that a part's memory is free once the object store has it
+            yield writers.pop(0).table()
 
 
-def _add_session(context: _Context, entry: FileEntry, rows: Sequence[Row]) -> None:
-    """Read one session file and add it to the row of each part."""
+def _add_session(context: _Context, entry: FileEntry, writers: Sequence[BlockWriter]) -> None:
+    """Read one session file and add it to the block of each part."""
     query = context.query
     table = _table(query.shards, entry)
     betas = _betas(table, context.manifest, entry)
@@ -191,12 +191,12 @@ def _add_session(context: _Context, entry: FileEntry, rows: Sequence[Row]) -> No
     columns["role"] = query.split.roles(columns["stimulus"], np.isin(columns["stimulus"], context.shared))
     chosen = rule(query.normalise)
     known: dict[tuple[SplitRole, ...], Moments] = {}  # most rules give all parts the same statistics
-    for roles, row in zip(query.parts, rows, strict=True):
+    for roles, writer in zip(query.parts, writers, strict=True):
         keep = np.flatnonzero(np.isin(columns["role"], _numbers(roles)))
         whose = _whose(chosen, roles)
         if chosen is not None and whose not in known:
             known[whose] = moments(betas, np.flatnonzero(np.isin(columns["role"], _numbers(whose))))
-        row.add(Part({name: v[keep] for name, v in columns.items()}, known.get(whose), keep), betas)
+        writer.add(SessionShare({name: v[keep] for name, v in columns.items()}, known.get(whose), keep), betas)
 
 
 def _table(folder: Folder, entry: FileEntry) -> pa.Table:

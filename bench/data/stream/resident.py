@@ -59,18 +59,18 @@ class Resident:
         """Return a subject's betas on the device."""
         return DeviceGather(trials, self.device)
 
-    def targets(self, values: np.ndarray, places: np.ndarray, run: tuple[int, int] | None = None) -> torch.Tensor:
+    def targets(self, values: np.ndarray, rows: np.ndarray, run: tuple[int, int] | None = None) -> torch.Tensor:
         """Return rows of a target table as float32 on the device.
 
         Args:
             values: `(M, *shape)`.
-            places: `(B,)` rows.
+            rows: `(B,)` rows.
             run: First and one past the last of the flattened targets, or None for `(B, *shape)`.
         """
         if id(values) not in self._tables:
             self._tables[id(values)] = (values, torch.tensor(values, device=self.device))
         table = self._tables[id(values)][1]
-        index = torch.from_numpy(np.ascontiguousarray(places, np.int64)).to(self.device)
+        index = torch.from_numpy(np.ascontiguousarray(rows, np.int64)).to(self.device)
         return (table if run is None else table.flatten(1)[:, run[0] : run[1]]).index_select(0, index).float()
 
 

@@ -85,7 +85,7 @@ class SubjectTrials:
         """Return the indices of a role's trials, in the order of trials."""
         return np.flatnonzero(self.role == ROLES.index(role))
 
-    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for some trials the block they lie in and their row within it."""
         block = np.searchsorted(self.sessions, self.session[rows])
         first = np.searchsorted(self.session, self.sessions)
@@ -100,10 +100,10 @@ class SubjectTrials:
         """
         values = np.empty((len(rows), self.n_voxels), np.float32) if out is None else out
         blocks, mean, scale = self.betas.blocks, list(self.mean), list(self.scale)
-        places = (part.tolist() for part in self.places(rows))  # Python's own numbers index faster than NumPy's
+        located = (part.tolist() for part in self.locate(rows))  # Python's own numbers index faster than NumPy's
         # Row by row: a row stays in cache for all three operations. One cast with the subtraction would be a call less,
         # but NumPy then casts through small buffers, which takes half as long again.
-        for target, block, row in zip(values, *places, strict=True):
+        for target, block, row in zip(values, *located, strict=True):
             np.copyto(target, blocks[block][row], casting="unsafe")
             np.subtract(target, mean[block], out=target)
             np.multiply(target, scale[block], out=target)
@@ -143,8 +143,8 @@ class HostGather:
 
     def _buffer(self, rows: int) -> np.ndarray:
         """Return memory for some rows that no batch holds."""
-        place = next((i for i, buffer in enumerate(self._free) if len(buffer) >= rows), None)
-        whole = np.empty((rows, self._trials.n_voxels), np.float32) if place is None else self._free.pop(place)
+        fits = next((i for i, buffer in enumerate(self._free) if len(buffer) >= rows), None)
+        whole = np.empty((rows, self._trials.n_voxels), np.float32) if fits is None else self._free.pop(fits)
         view = whole[:rows]
         # A tensor made of the view keeps it alive, and so do all tensors that share its memory.
         weakref.finalize(view, self._give_back, whole).atexit = False

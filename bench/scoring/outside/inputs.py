@@ -20,8 +20,9 @@ from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.datasets.nsd.design import read_design
 from bench.data.shard_set import ShardSet
-from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest, stimuli_table
+from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from bench.data.shards.pictures import SEAL, ImageSet, claim, key_table, png_of, read_images, seal, write_part
+from bench.data.shards.stimuli import stimuli_table
 from bench.records.parts import Event, now
 from bench.scoring.outside import matching, orders
 from bench.scoring.outside.files import Pictures, ids_in_names, read_ids, read_place

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from bench.core.errors import BadDataError, MissingDataError
-from bench.data.datasets.bold5000 import layout, volumes
-from bench.data.sources import npy
+from bench.data.datasets.bold5000 import layout
+from bench.data.sources import nifti, npy
 from bench.data.sources.files import SourceFiles
+from bench.data.sources.ranges import RangeFile
 
 LABELS = {"LH": 1, "RH": 2}
 """Label numbers of every ROI's atlas: its voxels in the left and in the right hemisphere."""
@@ -103,13 +105,13 @@ class Volumes(Betas):
         masks = self.masks(subject)
         # Right first, so that the left overwrites it: the order in which NSD's own volumes are filled.
         for (roi, hemisphere), key in sorted(masks.items(), key=lambda item: item[0][1], reverse=True):
-            mask = volumes.read_mask(self.files.local(key))
+            mask = _read_mask(self.files.local(key))
             labels = result.setdefault(roi, np.zeros(mask.shape, np.int16))
             self._fits(mask, labels, key)
             labels[mask] = LABELS[hemisphere]
         # Beside the ROIs, so that an expression can leave out voxels outside the brain, whose betas are NaN.
         if self.files.exists(key := layout.brain_mask(subject)):
-            result["brainmask"] = volumes.read_mask(self.files.local(key)).astype(np.int16)
+            result["brainmask"] = _read_mask(self.files.local(key)).astype(np.int16)
         shapes = {roi: labels.shape for roi, labels in result.items()}
         if len(set(shapes.values())) > 1:
             raise BadDataError(f"the masks of CSI{subject} in {self.files.root} differ in shape: {shapes}")
@@ -127,9 +129,41 @@ class Volumes(Betas):
     def read(self, subject: int, session: int, rows: slice, coordinates: np.ndarray) -> np.ndarray:
         """Return the betas of some voxels; no more than one trial's volume is ever in memory."""
         key = self.file(subject, session)
-        box = volumes.read_mask(self.files.local(next(iter(self.masks(subject).values())))).shape
+        box = _read_mask(self.files.local(next(iter(self.masks(subject).values())))).shape
         with self.files.open(key) as file:
-            return volumes.read_betas(file, coordinates, box, rows.stop - rows.start)
+            return _read_volumes(file, coordinates, box, rows.stop - rows.start)
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """Return which voxels a mask holds (everything above 0), `(X, Y, Z)` booleans.
+
+    Raises:
+        CorruptFileError: If it is not gzipped NIfTI, truncated or damaged.
+        BadDataError: If it is not a volume of three axes, or holds NaN.
+    """
+    values = nifti.read_volume(path, "mask")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise BadDataError(f"{path}: {int(np.isnan(values).sum())} voxels of the mask are NaN")
+    inside: np.ndarray = values > 0
+    return inside
+
+
+def _read_volumes(file: RangeFile, coordinates: np.ndarray, box: tuple[int, ...], trials: int) -> np.ndarray:
+    """Return the betas of some voxels of a session, `(trials, V)` float32; arguments are those of `nifti.read_trials`.
+
+    Raises:
+        CorruptFileError: If it is not NIfTI, truncated or damaged.
+        BadDataError: If its type, shape or scaling are not BOLD5000's.
+    """
+
+    def check(dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        if dtype.kind != "f" or dtype.itemsize != 4:
+            raise BadDataError(f"{file} holds betas of {dtype}; BOLD5000's volumes are float32 percent signal change")
+        if shape != (expected := (*box, trials)):
+            hint = ": the axes are in another order" if sorted(shape) == sorted(expected) else ""
+            raise BadDataError(f"{file} holds betas {shape}, masks and design need {expected} (x, y, z, images){hint}")
+
+    return nifti.read_voxels(file, coordinates, box, trials, check, "BOLD5000's betas")
 
 
 class RoiArrays(Betas):

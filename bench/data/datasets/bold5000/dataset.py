@@ -17,10 +17,6 @@ from bench.data.datasets.bold5000 import layout, stimuli
 from bench.data.datasets.bold5000.betas import LABELS, Betas, RoiArrays, Volumes
 from bench.data.datasets.bold5000.design import Design, read_design
 
-TERMS = (
-    "BOLD5000's responses are in the public domain (CC0); its pictures and their labels are not: they are COCO's, "
-    "ImageNet's and the SUN database's, each under the terms of its source."
-)
 SPACES: Mapping[str, type[Betas]] = {"func2mm": Volumes, "rois": RoiArrays}
 
 
@@ -49,11 +45,14 @@ class Bold5000Options(RootOptions):
 
 
 class Bold5000(SingleRoot):
-    """Reads BOLD5000's own files; see `bench.data.bold5000` for the parts."""
+    """Reads BOLD5000's own files; see `bench.data.datasets.bold5000` for the parts."""
 
     version = 1
     Options = Bold5000Options
-    terms = TERMS
+    terms = (
+        "BOLD5000's responses are in the public domain (CC0); its pictures and their labels are not: they are COCO's, "
+        "ImageNet's and the SUN database's, each under the terms of its source."
+    )
     dtype = "<f4"
     scale = 1.0
     unit = BetaUnit("percent signal change", 0.3, 30.0, "GLMsingle's betas: Chang et al. 2019, release 2.0")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Trials
 from bench.data.datasets.bold5000 import layout
-from bench.data.datasets.nsd.design import occurrences
 from bench.data.sources.files import SourceFiles
 
 PICTURES = {"COCO": 2000, "ImageNet": 1916, "Scene": 1000}
@@ -105,9 +105,9 @@ def read_design(files: SourceFiles) -> Design:
     _check_pictures(names, lists)
     repeated = _read_lines(files, layout.REPEATED)
     _check_repeated(repeated, lists, files.where(layout.REPEATED))
-    number = {name: i for i, name in enumerate(names)}
-    places = {s: np.array([number[name] for name in shown], np.int64) for s, (shown, _) in lists.items()}
-    return Design(names, np.isin(names, repeated), places)
+    number_of = {name: i for i, name in enumerate(names)}
+    stimuli = {s: np.array([number_of[name] for name in shown], np.int64) for s, (shown, _) in lists.items()}
+    return Design(names, np.isin(names, repeated), stimuli)
 
 
 def _read_names(files: SourceFiles, subject: int) -> tuple[list[str], str]:
@@ -166,8 +166,8 @@ def _check_pictures(names: tuple[str, ...], lists: Mapping[int, tuple[list[str],
     # A misspelt name stands in one list only: CSI1 to CSI3 saw all pictures, CSI4 some of them.
     often = Counter(name for shown, _ in lists.values() for name in set(shown))
     rare = [name for name in names if often[name] < len(layout.SUBJECTS) - 1][:3]
-    places = [where for shown, where in lists.values() if rare and rare[0] in shown]
-    hint = f"; {', '.join(map(repr, rare))} are in {', '.join(places)} only" if rare else ""
+    lists_with_it = [where for shown, where in lists.values() if rare and rare[0] in shown]
+    hint = f"; {', '.join(map(repr, rare))} are in {', '.join(lists_with_it)} only" if rare else ""
     raise BadDataError(f"the subjects' lists name {counts} pictures, BOLD5000 has {PICTURES}{hint}")
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import CorruptFileError, MissingDataError
+from bench.data.datasets._coco import read_captions
 from bench.data.datasets.bold5000 import layout
 from bench.data.datasets.bold5000.design import kind_of
-from bench.data.datasets.nsd.stimuli import read_captions
 from bench.data.sources.files import SourceFiles
 from bench.data.sources.pictures import decode
 

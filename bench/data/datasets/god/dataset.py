@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.core.errors import BadDataError, OptionError
 from bench.core.identity import digest
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets._single_root import RootOptions, SingleRoot
 from bench.data.datasets.base import BetaUnit, SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.datasets.god.images import TRAINING, Images, Pictures, images_of, synset_of
@@ -26,16 +27,11 @@ from bench.data.datasets.god.responses import (
     Bdpy,
     Npz,
     Responses,
-    Shown,
+    RowLabels,
     Voxels,
     check_rows,
 )
-from bench.data.datasets.nsd.design import occurrences
 
-TERMS = (
-    "Generic Object Decoding's responses may be used under the licence named at their source (figshare 7387130, "
-    "OpenNeuro ds001246); its pictures are ImageNet's, each its owner's, and are sent by the makers on request."
-)
 FORMS: Mapping[str, type[Responses]] = {"bdpy": Bdpy, "npz": Npz}
 
 
@@ -59,11 +55,14 @@ class GodOptions(RootOptions):
 
 
 class God(SingleRoot):
-    """Reads the makers' files or MinD-Vis'; see `bench.data.god` for the parts."""
+    """Reads the makers' files or MinD-Vis'; see `bench.data.datasets.god` for the parts."""
 
     version = 1
     Options = GodOptions
-    terms = TERMS
+    terms = (
+        "Generic Object Decoding's responses may be used under the licence named at their source (figshare 7387130, "
+        "OpenNeuro ds001246); its pictures are ImageNet's, each its owner's, and are sent by the makers on request."
+    )
     caption_source = "none"
     dtype = "<f4"
     scale = 1.0
@@ -80,7 +79,7 @@ class God(SingleRoot):
             raise OptionError("betas 'npz' hold no imagery trials; read them from bdpy's Subject1.h5...")
         self.responses = FORMS[options.betas](self.files)
         self.pictures = Pictures(self.files)
-        self._shown: dict[int, Shown] = {}
+        self._shown: dict[int, RowLabels] = {}
         self._voxels: dict[int, Voxels] = {}
 
     @property
@@ -121,7 +120,7 @@ class God(SingleRoot):
         del session
         return (self.responses.file(subject),)
 
-    def _all_shown(self, subject: int) -> Shown:
+    def _all_shown(self, subject: int) -> RowLabels:
         """Return what all rows of a subject's file are."""
         if subject not in self._shown:
             self._shown[subject] = self.responses.shown(subject)

@@ -48,8 +48,8 @@ class Images:
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
         """Return the stimulus numbers of images, `(N,)` int64."""
-        place = {name: number for number, name in enumerate(self.names)}
-        return np.array([place[name] for name in names], dtype=np.int64)
+        number_of = {name: number for number, name in enumerate(self.names)}
+        return np.array([number_of[name] for name in names], dtype=np.int64)
 
     def imagined(self, names: Sequence[str], where: str) -> np.ndarray:
         """Return the numbers of the test images of imagined objects, `(N,)` int64.
@@ -59,10 +59,10 @@ class Images:
         Raises:
             BadDataError: If a synset is not one of the test images'.
         """
-        place = {synset_of(name): number for number, name in enumerate(self.names) if number >= TRAINING}
-        if unknown := sorted({synset_of(name) for name in names} - set(place)):
+        number_of = {synset_of(name): number for number, name in enumerate(self.names) if number >= TRAINING}
+        if unknown := sorted({synset_of(name) for name in names} - set(number_of)):
             raise BadDataError(f"{where}: imagined {unknown[0]} is not one of the {TEST} test categories")
-        return np.array([place[synset_of(name)] for name in names], dtype=np.int64)
+        return np.array([number_of[synset_of(name)] for name in names], dtype=np.int64)
 
 
 def name_of(stimulus_id: float, where: str) -> str:
@@ -202,8 +202,8 @@ class Pictures:
         for test, array in ((False, "train_images"), (True, "test_images")):
             own = np.unique(chosen[(chosen >= TRAINING) == test]).tolist()
             if own:
-                place = {name: row for row, name in enumerate(read_csv(self.files, LABELS[test]))}
-                rows = [place[images.names[number]] for number in own if images.names[number] in place]
+                row_of = {name: row for row, name in enumerate(read_csv(self.files, LABELS[test]))}
+                rows = [row_of[images.names[number]] for number in own if images.names[number] in row_of]
                 if len(rows) != len(own):
                     raise MissingDataError(f"{LABELS[test]} in {self.files.root} does not name all images shown")
                 _check_shape(path, array)

@@ -32,7 +32,7 @@ GRID_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Shown:
+class RowLabels:
     """What the rows of a subject's file are.
 
     Attributes:
@@ -64,8 +64,8 @@ class Voxels:
 
     def columns_at(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the columns of the voxels at some coordinates `(V, n)`."""
-        place = {tuple(at): column for at, column in zip(self.coordinates.tolist(), self.columns, strict=True)}
-        return np.array([place[tuple(at)] for at in coordinates.tolist()], dtype=np.int64)
+        column_at = {tuple(at): column for at, column in zip(self.coordinates.tolist(), self.columns, strict=True)}
+        return np.array([column_at[tuple(at)] for at in coordinates.tolist()], dtype=np.int64)
 
 
 class Responses(abc.ABC):
@@ -83,7 +83,7 @@ class Responses(abc.ABC):
         return self.files.exists(self.file(subject))
 
     @abc.abstractmethod
-    def shown(self, subject: int) -> Shown:
+    def shown(self, subject: int) -> RowLabels:
         """Return what the rows of a subject's file are.
 
         Raises:
@@ -109,7 +109,7 @@ class Responses(abc.ABC):
         """
 
 
-def check_rows(shown: Shown, kinds: Sequence[int], where: str) -> None:
+def check_rows(shown: RowLabels, kinds: Sequence[int], where: str) -> None:
     """Compare the number of rows of some types, and of each image among them, with GOD's.
 
     Raises:
@@ -145,7 +145,7 @@ class Bdpy(Responses):
             self._tables[subject] = read_bdata(self.files.local(self.file(subject)))
         return self._tables[subject]
 
-    def shown(self, subject: int) -> Shown:
+    def shown(self, subject: int) -> RowLabels:
         """Return types and images by the columns `DataType` and `stimulus_id`."""
         bdata = self._bdata(subject)
         kind, ids = bdata.label("DataType"), bdata.label("stimulus_id")
@@ -154,7 +154,7 @@ class Bdpy(Responses):
         # Imagery may go without an id: whoever reads perception only must not stumble over that.
         ids_of_images = np.where((kind == IMAGERY) & ~np.isfinite(ids), -1, ids).tolist()
         names = tuple("" if value == -1 else images.name_of(value, str(bdata.path)) for value in ids_of_images)
-        shown = Shown(kind.astype(np.int64), names)
+        shown = RowLabels(kind.astype(np.int64), names)
         check_rows(shown, (TRAIN, TEST), str(bdata.path))
         return shown
 
@@ -217,7 +217,7 @@ class Npz(Responses):
         name = f"sbj_{subject}.npz"
         return (images.npz_folder(self.files, name) or "") + name
 
-    def shown(self, subject: int) -> Shown:
+    def shown(self, subject: int) -> RowLabels:
         """Return images by the rows of the label files that `arr_3` and `arr_4` point at."""
         path, names = self.files.local(self.file(subject)), []
         for array, labels, count in (
@@ -231,7 +231,7 @@ class Npz(Responses):
                 raise BadDataError(f"{path}: {array} is {index.shape} {index.dtype}, not one of {count} images a row")
             names += [listed[i] for i in index.tolist()]
         test = len(names) - COUNTS[TEST][0] * COUNTS[TEST][1]
-        shown = Shown(np.where(np.arange(len(names)) < test, TRAIN, TEST), tuple(names))
+        shown = RowLabels(np.where(np.arange(len(names)) < test, TRAIN, TEST), tuple(names))
         check_rows(shown, (TRAIN, TEST), str(path))
         return shown
 

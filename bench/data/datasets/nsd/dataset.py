@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 from bench.core.errors import MissingDataError, OptionError
 from bench.core.identity import digest
+from bench.data.datasets._coco import read_captions
 from bench.data.datasets.base import SessionTrials, Stimulus, Trials, VoxelTable
 from bench.data.datasets.nsd import behaviour, layout
 from bench.data.datasets.nsd.design import Design, read_design
 from bench.data.datasets.nsd.reader import SpaceOptions, SpaceReader
-from bench.data.datasets.nsd.stimuli import StimulusInfo, captions_file, read_captions, read_images, read_info
+from bench.data.datasets.nsd.stimuli import StimulusInfo, captions_file, read_images, read_info
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class NsdOptions(SpaceOptions):
 
 
 class Nsd(SpaceReader):
-    """Reads NSD's own files; see `bench.data.nsd` for the parts."""
+    """Reads NSD's own files; see `bench.data.datasets.nsd` for the parts."""
 
     version = 1
     Options = NsdOptions

@@ -16,6 +16,7 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from bench.core.errors import BadDataError, CorruptFileError, OptionError
+from bench.data.datasets._occurrences import occurrences
 from bench.data.datasets.base import Trials
 
 FIELDS = ("masterordering", "subjectim", "sharedix", "basiccnt", "stimpattern")
@@ -80,17 +81,6 @@ class Design:
         part = self.rows(subject, session)
         stimulus = self.pictures[subject - 1][self.order]
         return Trials(np.arange(part.start, part.stop), stimulus[part], occurrences(stimulus)[part])
-
-
-def occurrences(values: np.ndarray) -> np.ndarray:
-    """Return for each value how often it stood before in the sequence, `(N,)`: the 0-based repeat."""
-    # Stable, so that equal values stay in the order they were shown in: their rank among them is the repeat.
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    first = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    counts = np.empty(len(values), dtype=np.int64)
-    counts[order] = np.arange(len(values)) - np.repeat(first, np.diff(np.r_[first, len(values)]))
-    return counts
 
 
 def read_design(path: Path) -> Design:

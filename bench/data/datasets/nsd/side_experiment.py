@@ -10,11 +10,6 @@ from bench.data.datasets.base import SessionTrials, VoxelTable
 from bench.data.datasets.nsd import layout
 from bench.data.datasets.nsd.reader import SpaceOptions, SpaceReader
 
-TERMS = (
-    "The Natural Scenes Dataset, with its synthetic and imagery sessions, may be used under the NSD Terms and "
-    "Conditions only, agreed to by a form on naturalscenesdataset.org."
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SideOptions(SpaceOptions):
@@ -38,7 +33,10 @@ class SideExperiment(SpaceReader):
     """How the experiment's files call it, such as `nsdsynthetic`."""
 
     caption_source = "none"
-    terms = TERMS
+    terms = (
+        "The Natural Scenes Dataset, with its synthetic and imagery sessions, may be used under the NSD Terms and "
+        "Conditions only, agreed to by a form on naturalscenesdataset.org."
+    )
     # b1 was not published of them, and where their surfaces would lie is not known.
     choices: ClassVar[Mapping[str, Collection[str]]] = {
         "space": layout.SPACES[:2],

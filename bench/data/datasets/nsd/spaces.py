@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.core.errors import MissingDataError
 from bench.data.datasets.nsd import layout, surfaces, volumes
+from bench.data.sources import nifti
 from bench.data.sources.files import SourceFiles
 
 HEMISPHERES = ("lh", "rh")
@@ -153,7 +154,7 @@ class VolumeSpace(Space):
     def ncsnr(self, subject: int) -> np.ndarray | None:
         """Return `ncsnr.nii.gz`."""
         key = f"{self.folder(subject)}/ncsnr.nii.gz"
-        return volumes.read_map(self.files.local(key)) if self.files.exists(key) else None
+        return nifti.read_volume(self.files.local(key)) if self.files.exists(key) else None
 
     def find(self, subject: int, stem: str) -> BetasFiles | None:
         """Return the file of the first kind that is there."""
@@ -176,7 +177,7 @@ class VolumeSpace(Space):
         self, subject: int, betas: BetasFiles, coordinates: np.ndarray, atlas: str, trials: int
     ) -> tuple[np.ndarray, int]:
         """Read masked voxels, see `volumes.read_hdf5` and `volumes.read_nifti`."""
-        box = volumes.shape_of(self.files.local(self.labels_key(subject, atlas)))
+        box = nifti.shape_of(self.files.local(self.labels_key(subject, atlas)))
         read = volumes.read_hdf5 if betas.kind == "hdf5" else volumes.read_nifti
         return read(self.files.path_or_file(betas.keys[0]), coordinates, box, trials)
 

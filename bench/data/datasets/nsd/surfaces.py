@@ -11,7 +11,6 @@ import io
 import zlib
 from pathlib import Path
 
-import h5py
 import nibabel
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
@@ -53,11 +52,7 @@ def read_labels(path: Path) -> np.ndarray:
         CorruptFileError: If it cannot be read.
         BadDataError: If it holds fractions, or numbers outside -1...32767.
     """
-    values = read_map(path)
-    labels = values.astype(np.int16)
-    if np.any(labels != values) or (labels.size and labels.min() < -1):
-        raise BadDataError(f"{path} goes from {values.min()} to {values.max()}; whole label numbers from -1 are needed")
-    return labels
+    return volumes.labels_of(read_map(path), path)
 
 
 def _check_header(file: RangeFile, count: int, trials: int) -> None:
@@ -126,10 +121,10 @@ def check_finite(betas: np.ndarray, vertices: np.ndarray, where: str) -> None:
     """
     finite = np.isfinite(betas)
     if not finite.all():
-        trial, place = np.argwhere(~finite)[0]
+        trial, column = np.argwhere(~finite)[0]
         raise BadDataError(
             f"{where}: {int((~finite).any(axis=0).sum())} vertices that have valid data in the first trial of every "
-            f"prepared session are NaN or infinite, such as vertex {vertices[place]} in trial {trial} (from 0)"
+            f"prepared session are NaN or infinite, such as vertex {vertices[column]} in trial {trial} (from 0)"
         )
 
 
@@ -140,16 +135,10 @@ def read_hdf5(file: RangeFile, vertices: np.ndarray, count: int, trials: int) ->
         CorruptFileError: If the file is truncated or has no `betas`.
         BadDataError: If `betas` is not `(trials, count)` int16.
     """
-    try:
-        with h5py.File(file, "r") as opened:
-            betas = opened.get("betas")
-            if not isinstance(betas, h5py.Dataset):
-                raise CorruptFileError(f"{file} has no dataset 'betas'; it holds {sorted(opened) or 'nothing'}")
-            if betas.shape != (trials, count) or betas.dtype != volumes.DTYPE:
-                raise BadDataError(
-                    f"{file} holds betas {betas.shape} {betas.dtype}; the label maps and the design need "
-                    f"{(trials, count)} int16"
-                )
-            return volumes.read_places(betas, file, vertices[:, None]), file.bytes_read
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CorruptFileError(f"{file} cannot be read as HDF5: {error}") from None
+    with volumes.betas_in(file) as betas:
+        if betas.shape != (trials, count) or betas.dtype != volumes.DTYPE:
+            raise BadDataError(
+                f"{file} holds betas {betas.shape} {betas.dtype}; the label maps and the design need "
+                f"{(trials, count)} int16"
+            )
+        return volumes.read_places(betas, file, vertices[:, None]), file.bytes_read

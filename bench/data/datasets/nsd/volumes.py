@@ -7,16 +7,12 @@ all voxels is not; NIfTI.gz can only be read from its start.
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
-import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from bench.core.errors import BadDataError, CorruptFileError
 from bench.data.sources import hdf5_chunks, nifti
@@ -26,40 +22,8 @@ DTYPE = np.dtype("<i2")
 SCALE = 1 / 300
 GAP = 1 << 16
 """Bytes between two wanted chunks that are read along with them rather than with a request of their own."""
-_NIFTI_FAULTS = (nibabel.filebasedimages.ImageFileError, HeaderDataError, WrapStructError)
 LARGEST_RANGE = 1 << 23
 """Bytes of one request at most, so that the requests in flight stay small beside a session's betas."""
-
-
-def read_map(path: Path) -> np.ndarray:
-    """Return a 3-D volume `(X, Y, Z)` as it is stored.
-
-    Raises:
-        CorruptFileError: If it cannot be read as NIfTI.
-        BadDataError: If it is not 3-D.
-    """
-    try:
-        content = path.read_bytes()
-        # Decompressed to its end here: nibabel stops at the last voxel, before gzip's checksum.
-        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
-        volume = np.asarray(image.dataobj)
-    except (*_NIFTI_FAULTS, EOFError, OSError, zlib.error, ValueError) as error:
-        raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
-    if volume.ndim != 3:
-        raise BadDataError(f"{path} has shape {volume.shape}; a volume of three axes (x, y, z) is needed")
-    return volume
-
-
-def shape_of(path: Path) -> tuple[int, ...]:
-    """Return a volume's shape from its header alone.
-
-    Raises:
-        CorruptFileError: If it cannot be read as NIfTI.
-    """
-    try:
-        return tuple(nibabel.Nifti1Image.from_filename(path).shape)
-    except (*_NIFTI_FAULTS, EOFError, OSError, zlib.error) as error:
-        raise CorruptFileError(f"{path} cannot be read as NIfTI: {error}") from None
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -69,13 +33,22 @@ def read_labels(path: Path) -> np.ndarray:
         CorruptFileError: If it cannot be read as NIfTI.
         BadDataError: If it holds NaN, fractions, or numbers outside -1...32767.
     """
-    volume = read_map(path)
+    volume = nifti.read_volume(path)
     unknown = int(np.isnan(volume).sum()) if volume.dtype.kind == "f" else 0
     if unknown:
         raise BadDataError(f"{path}: {unknown} voxels are NaN; label numbers (-1, 0, 1...) are needed")
-    labels = volume.astype(np.int16)
-    if np.any(labels != volume) or (labels.size and labels.min() < -1):
-        raise BadDataError(f"{path} goes from {volume.min()} to {volume.max()}; whole label numbers from -1 are needed")
+    return labels_of(volume, path)
+
+
+def labels_of(values: np.ndarray, path: Path) -> np.ndarray:
+    """Return a map's values as int16 labels.
+
+    Raises:
+        BadDataError: If it holds fractions, or numbers outside -1...32767.
+    """
+    labels = values.astype(np.int16)
+    if np.any(labels != values) or (labels.size and labels.min() < -1):
+        raise BadDataError(f"{path} goes from {values.min()} to {values.max()}; whole label numbers from -1 are needed")
     return labels
 
 
@@ -101,14 +74,27 @@ def read_hdf5(
         BadDataError: If type or shape of `betas` are not what NSD has.
         UnreachableError: If ranges of a bucket's file do not come.
     """
+    with betas_in(file) as betas:
+        _check_type(betas.dtype, file)
+        _check_shape(betas.shape, (trials, *box[::-1]), "(trials, z, y, x)", file)
+        if isinstance(file, Path):
+            return _read_runs(betas, coordinates), len(coordinates) * trials * DTYPE.itemsize
+        return read_places(betas, file, coordinates), file.bytes_read
+
+
+@contextmanager
+def betas_in(file: Path | RangeFile) -> Iterator[h5py.Dataset]:
+    """Open the dataset `betas` of a file; what h5py raises inside becomes an error that names the file.
+
+    Raises:
+        CorruptFileError: If the file is truncated or has no such dataset.
+    """
     try:
         with h5py.File(file, "r") as opened:
-            betas = _betas_of(opened, file)
-            _check_type(betas.dtype, file)
-            _check_shape(betas.shape, (trials, *box[::-1]), "(trials, z, y, x)", file)
-            if isinstance(file, Path):
-                return _read_runs(betas, coordinates), len(coordinates) * trials * DTYPE.itemsize
-            return read_places(betas, file, coordinates), file.bytes_read
+            betas = opened.get("betas")
+            if not isinstance(betas, h5py.Dataset):
+                raise CorruptFileError(f"{file} has no dataset 'betas'; it holds {sorted(opened) or 'nothing'}")
+            yield betas
     except (OSError, RuntimeError, EOFError) as error:
         raise CorruptFileError(f"{file} cannot be read as HDF5: {error}") from None
 
@@ -131,7 +117,7 @@ def _read_chunks(file: RangeFile, index: hdf5_chunks.ChunkIndex, coordinates: np
     """Fetch the chunks of voxels, one chunk a voxel, neighbours in the file together."""
     trials = index.chunk[0]
     ranks = np.ravel_multi_index(tuple(coordinates.T[::-1]), index.grid[1:])
-    unique, place = np.unique(ranks, return_inverse=True)
+    unique, inverse = np.unique(ranks, return_inverse=True)
     offsets = hdf5_chunks.locate(file, index, unique) if len(unique) else unique
     rows = np.zeros((len(unique), trials), dtype=DTYPE)  # zero is what HDF5 gives for a chunk that was never written
     written = np.flatnonzero(offsets >= 0)
@@ -142,7 +128,7 @@ def _read_chunks(file: RangeFile, index: hdf5_chunks.ChunkIndex, coordinates: np
     for (a, b), (start, _), content in zip(groups, spans, file.ranges(spans), strict=True):
         for row in written[a:b]:
             rows[row] = np.frombuffer(content, DTYPE, trials, int(offsets[row]) - start)
-    return np.ascontiguousarray(rows[place].T)
+    return np.ascontiguousarray(rows[inverse].T)
 
 
 def _groups(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
@@ -154,13 +140,6 @@ def _groups(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
             groups.append((start, i))
             start = i
     return groups if len(offsets) else []
-
-
-def _betas_of(file: h5py.File, path: Path | RangeFile) -> h5py.Dataset:
-    """Return the dataset `betas` of a file."""
-    if not isinstance(file.get("betas"), h5py.Dataset):
-        raise CorruptFileError(f"{path} has no dataset 'betas'; it holds {sorted(file) or 'nothing'}")
-    return file["betas"]
 
 
 def _read_runs(betas: h5py.Dataset, coordinates: np.ndarray) -> np.ndarray:
@@ -186,23 +165,13 @@ def read_nifti(
 
     Arguments, result and errors are those of `read_hdf5`; no more than one trial's volume is ever in memory.
     """
-    try:
-        with gzip.open(file if isinstance(file, Path) else io.BufferedReader(file, LARGEST_RANGE)) as stream:
-            header = nibabel.Nifti1Header.from_fileobj(stream)
-            _check_header(header, (*box, trials), file)
-            result = nifti.read_trials(stream, header, coordinates, box, trials)
-            while stream.read(LARGEST_RANGE):
-                pass  # to gzip's checksum, which lies behind the last voxel
-    except (*_NIFTI_FAULTS, OSError, EOFError, zlib.error) as error:
-        raise CorruptFileError(f"{file} cannot be read as NIfTI: {error}") from None
+
+    def check(dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        _check_type(dtype, file)
+        _check_shape(shape, (*box, trials), "(x, y, z, trial)", file)
+
+    result = nifti.read_voxels(file, coordinates, box, trials, check, "NSD's raw int16 betas")
     return result, file.stat().st_size if isinstance(file, Path) else file.bytes_read
-
-
-def _check_header(header: nibabel.Nifti1Header, expected: tuple[int, ...], path: Path | RangeFile) -> None:
-    """Compare type, shape and scaling of a betas volume with NSD's."""
-    _check_type(header.get_data_dtype(), path)
-    _check_shape(header.get_data_shape(), expected, "(x, y, z, trials)", path)
-    nifti.check_unscaled(header, path, "NSD's raw int16 betas")
 
 
 def _check_type(dtype: np.dtype, path: Path | RangeFile) -> None:

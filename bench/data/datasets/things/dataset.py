@@ -25,11 +25,6 @@ from bench.data.sources.files import SourceFiles
 from bench.data.sources.pictures import decode
 from bench.data.sources.ranges import RangeFile
 
-TERMS = (
-    "THINGS-fMRI's responses are in the public domain (CC0); the pictures of the THINGS database are not: they may be "
-    "used for academic research only, under the terms on things-initiative.org."
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ThingsOptions(RootOptions):
@@ -48,11 +43,14 @@ class ThingsOptions(RootOptions):
 
 
 class Things(SingleRoot):
-    """Reads the table format of THINGS-fMRI; see `bench.data.things` for the parts."""
+    """Reads the table format of THINGS-fMRI; see `bench.data.datasets.things` for the parts."""
 
     version = 1
     Options = ThingsOptions
-    terms = TERMS
+    terms = (
+        "THINGS-fMRI's responses are in the public domain (CC0); the pictures of the THINGS database are not: they may "
+        "be used for academic research only, under the terms on things-initiative.org."
+    )
     caption_source = "none"
     dtype = "<f4"
     scale = 1.0
@@ -197,10 +195,10 @@ class Things(SingleRoot):
         shown = self.trials(subject, session)
         table = self.voxels(subject)
         # Coordinates name voxels everywhere else; only the responses know them by voxel_id.
-        place = {
+        number_at = {
             tuple(at): number for at, number in zip(table.coordinates.tolist(), self._numbers[subject], strict=True)
         }
-        wanted = np.array([place[tuple(at)] for at in voxels.coordinates.tolist()], dtype=np.int64)
+        wanted = np.array([number_at[tuple(at)] for at in voxels.coordinates.tolist()], dtype=np.int64)
         values, bytes_read = read_betas(self._responses(subject), self._table(subject), wanted, shown.trial)
         return shown.with_betas(values, bytes_read)
 

@@ -7,7 +7,6 @@ variable-length array of bytes; see `bench.data.datasets.things.pickled_names`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,17 @@ from bench.data.sources.ranges import RangeFile
 KEY, VOXEL_ID = "ResponseData", "voxel_id"
 ROWS_AT_ONCE = 256
 _FAULTS = (
-    *(OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, MemoryError, OverflowError, AttributeError),
-    struct.error,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    AttributeError,
 )
-"""What h5py, and listing a pickle, raise on damaged files, depending on which byte is wrong."""
+"""What h5py, and reading a pickle, raise on damaged files, depending on which byte is wrong."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +94,16 @@ def read_table(file: Path | RangeFile, trials: int) -> Table:
             for name in frame
             if name.startswith("block") and name.endswith("_items")
         }
-        place = {name: (block, column) for block, names in blocks.items() for column, name in enumerate(names)}
+        column_of = {name: (block, column) for block, names in blocks.items() for column, name in enumerate(names)}
         # pandas joins columns of one type, so that all trials must lie in one block.
-        held = {place[str(trial)][0] for trial in range(trials) if str(trial) in place}
+        held = {column_of[str(trial)][0] for trial in range(trials) if str(trial) in column_of}
         expected = {VOXEL_ID, *map(str, range(trials))}
-        if set(place) != expected or sum(map(len, blocks.values())) != len(expected) or len(held) != 1:
+        if set(column_of) != expected or sum(map(len, blocks.values())) != len(expected) or len(held) != 1:
             raise BadDataError(
-                f"{file} has {sum(map(len, blocks.values()))} columns, {len(expected & set(place))} of them known; "
+                f"{file} has {sum(map(len, blocks.values()))} columns, {len(expected & set(column_of))} of them known; "
                 f"{VOXEL_ID} and trials 0 to {trials - 1} of one type are needed"
             )
-        block, (own, column) = held.pop(), place[VOXEL_ID]
+        block, (own, column) = held.pop(), column_of[VOXEL_ID]
         if own == block and isinstance(file, RangeFile):
             # Eight bytes of every row, the rows 79 kB apart: all of the file would cross the network.
             raise BadDataError(
@@ -109,7 +115,9 @@ def read_table(file: Path | RangeFile, trials: int) -> Table:
                 f"{file}: betas are {values.shape} {values.dtype}; ({len(ids)}, trials) floats are needed"
             )
         voxel = _voxels(ids[:, column], file)
-        return Table(voxel, block, np.array([place[str(trial)][1] for trial in range(trials)]), values.dtype.itemsize)
+        return Table(
+            voxel, block, np.array([column_of[str(trial)][1] for trial in range(trials)]), values.dtype.itemsize
+        )
 
 
 def _voxels(values: np.ndarray, file: Path | RangeFile) -> np.ndarray:
@@ -167,11 +175,11 @@ def read_betas(file: Path | RangeFile, table: Table, voxels: np.ndarray, trials:
     with _opened(file) as frame:
         values = frame[f"{table.block}_values"]
         if isinstance(file, RangeFile) and _lies_whole(values):
-            pieces = _fetched(values, file, rows, first, width)
+            slabs = _fetched(values, file, rows, first, width)
         else:
-            pieces = _sliced(values, rows, first, width)
-        for places, piece in pieces:
-            result[:, places] = piece[:, picked].T
+            slabs = _sliced(values, rows, first, width)
+        for voxel_rows, values_read in slabs:
+            result[:, voxel_rows] = values_read[:, picked].T
     return result, file.bytes_read if isinstance(file, RangeFile) else len(voxels) * width * table.itemsize
 
 
@@ -198,5 +206,5 @@ def _fetched(
     size = values.dtype.itemsize
     starts = values.id.get_offset() + (rows * values.shape[1] + first) * size
     spans = [(int(start), width * size) for start in starts]
-    for place, content in enumerate(file.ranges(spans)):
-        yield np.array([place]), np.frombuffer(content, values.dtype)[None]
+    for row, content in enumerate(file.ranges(spans)):
+        yield np.array([row]), np.frombuffer(content, values.dtype)[None]

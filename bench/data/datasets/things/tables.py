@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import csv as pacsv
 
 from bench.core.errors import BadDataError, CorruptFileError
-from bench.data.datasets.nsd.design import occurrences
+from bench.data.datasets._occurrences import occurrences
 
 SESSIONS, TRIALS_PER_SESSION = 12, 820
 TRAIN_CONCEPTS, IMAGES_PER_CONCEPT, TEST_IMAGES = 720, 12, 100

@@ -1,4 +1,4 @@
-"""Writes the files of trial and stimuli shards; a whole file that is already there is kept.
+"""Trial shards: a session's rows and a subject's voxels, written, kept where they are whole, and checked.
 
 Pure functions of a dataset and a folder: `bench.prepare` runs them as Ray tasks. Kept files are read back and their
 checksums taken anew, so that the manifest always seals what lies in the folder.
@@ -6,39 +6,57 @@ checksums taken anew, so that the manifest always seals what lies in the folder.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
-from PIL import Image
 
 from bench.core.errors import BadDataError, CorruptFileError
 from bench.core.storage import Folder, parquet
 from bench.data.datasets.base import Dataset, Trials, VoxelTable
-from bench.data.shards.manifest import (
-    FileEntry,
-    read_checked,
-    session_path,
-    stimuli_table,
-    trials_table,
-    voxels_path,
-    voxels_table,
-)
+from bench.data.shards.columns import to_column
+from bench.data.shards.manifest import FileEntry, read_checked, session_path, voxels_path
 
 logger = logging.getLogger(__name__)
 
 BYTES_READ = b"bytes_read"
 """Key of a session file's schema metadata: what reading the source took, so that a rerun still knows it."""
-STIMULI_ROWS = 64
-"""Rows of a row group of stimuli, so that a few pictures can be read alone."""
 
-PNG_LEVEL = 4
-"""Measured on scenes: half the time of PIL's own level 6 for 4 % more bytes."""
+
+def trials_table(trial: np.ndarray, stimulus: np.ndarray, repeat: np.ndarray, betas: np.ndarray) -> pa.Table:
+    """Return the rows of one session.
+
+    Args:
+        trial: `(T,)` 0-based trial number of the subject, counted over all sessions.
+        stimulus: `(T,)` 0-based stimulus.
+        repeat: `(T,)` 0-based showing of that stimulus to that subject.
+        betas: `(T, V)` in the source's own dtype.
+    """
+    return pa.table(
+        {
+            "trial": pa.array(trial, pa.int32()),
+            "stimulus": pa.array(stimulus, pa.int32()),
+            "repeat": pa.array(repeat, pa.int8()),
+            "betas": to_column(betas),
+        }
+    )
+
+
+def voxels_table(coordinates: np.ndarray, ncsnr: np.ndarray, labels: Mapping[str, np.ndarray]) -> pa.Table:
+    """Return the rows of a subject's voxel table, in the order of the betas' columns.
+
+    Args:
+        coordinates: `(V, 3)` voxel indices on the NIfTI axes (columns x, y, z), or `(V, 1)` vertex numbers.
+        ncsnr: `(V,)` noise-ceiling SNR as published with the betas; NaN where unknown.
+        labels: For each atlas `(V,)` its label numbers (-1 not cortex, 0 unlabelled, 1...N).
+    """
+    axes = ("x", "y", "z") if coordinates.shape[1] == 3 else ("vertex",)
+    columns = {axis: pa.array(coordinates[:, i], pa.int32()) for i, axis in enumerate(axes)}
+    columns["ncsnr"] = pa.array(ncsnr, pa.float32())
+    columns.update({f"atlas:{name}": pa.array(values, pa.int16()) for name, values in sorted(labels.items())})
+    return pa.table(columns)
 
 
 def write_session(
@@ -69,17 +87,9 @@ def write_session(
         metadata = {BYTES_READ: str(read.bytes_read).encode()}
         made = parquet(table.replace_schema_metadata(metadata))
         folder.write_bytes(path, made)
-        return entry_of(path, made, table.num_rows, subject, session), read.bytes_read
+        return FileEntry.of(path, made, table.num_rows, subject, session), read.bytes_read
     bytes_read = int(pq.read_schema(pa.BufferReader(content)).metadata[BYTES_READ])
-    return entry_of(path, content, len(shown.trial), subject, session), bytes_read
-
-
-def entry_of(path: str, content: bytes | pa.Buffer, rows: int, subject: int = 0, session: int = 0) -> FileEntry:
-    """Return the manifest entry of a file's content; only the files of sessions are read often enough for an xxh3."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    return FileEntry(
-        path, rows, len(content), sha256, subject, session, xxhash.xxh3_64_hexdigest(content) if session else ""
-    )
+    return FileEntry.of(path, content, len(shown.trial), subject, session), bytes_read
 
 
 def _kept(folder: Folder, path: str, shown: Trials, width: int) -> bytes | None:
@@ -120,49 +130,6 @@ def write_voxels(folder: Folder, subject: int, voxels: VoxelTable) -> FileEntry:
     table = voxels_table(voxels.coordinates, voxels.ncsnr, voxels.labels)
     size, sha256 = folder.write_table(path, table)
     return FileEntry(path, table.num_rows, size, sha256, subject)
-
-
-def write_stimuli(dataset: Dataset, folder: Folder, part: int, numbers: Sequence[int]) -> FileEntry:
-    """Write one part of a stimuli set, unless a whole one is there; return its manifest entry.
-
-    Raises:
-        MissingDataError: If the source lacks a picture or its captions.
-        CorruptFileError: If a source file is damaged.
-    """
-    path = f"part-{part}.parquet"
-    if folder.exists(path):
-        content = folder.read_bytes(path)
-        if _holds(content, numbers):
-            return entry_of(path, content, len(numbers))
-        logger.warning("%s/%s is not whole and is made again", folder, path)
-    stimuli = list(dataset.stimuli(numbers))
-    table = stimuli_table(
-        [stimulus.number for stimulus in stimuli],
-        [None if stimulus.image is None else png(stimulus.image) for stimulus in stimuli],
-        [stimulus.captions for stimulus in stimuli],
-        dataset.caption_source,
-        [stimulus.label for stimulus in stimuli],
-        [stimulus.shared for stimulus in stimuli],
-        dataset.origins(numbers),
-    )
-    size, sha256 = folder.write_table(path, table, row_group_size=STIMULI_ROWS)
-    return FileEntry(path, table.num_rows, size, sha256)
-
-
-def _holds(content: bytes, numbers: Sequence[int]) -> bool:
-    """Say whether a stimuli file can be read whole, has all columns and holds these stimuli in this order."""
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-        return "origin" in table.column_names and bool(table["stimulus"].to_pylist() == list(numbers))
-    except (pa.ArrowInvalid, KeyError, OSError):
-        return False
-
-
-def png(image: np.ndarray) -> bytes:
-    """Return a picture `(H, W, 3)` uint8 RGB as PNG, which loses nothing."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=PNG_LEVEL)
-    return buffer.getvalue()
 
 
 def check_file(dataset: Dataset, folder: Folder, entry: FileEntry) -> None:

@@ -24,12 +24,6 @@ def test_the_test_pictures_are_those_marked_as_shared(tiny):
     assert 0 < len(tiny.data.shared) < len(rows)
 
 
-def test_shards_are_found_beside_their_stimuli(tiny, tmp_path):
-    home = Folder(tiny.data.folder.uri.rpartition("/")[0])
-    assert shard_set.find_shards(home, tiny.data.folder.name) == [tiny.data.shards]
-    assert shard_set.find_shards(Folder.at(tmp_path), "nsd") == []
-
-
 def test_a_stimuli_set_is_not_a_set_of_trials(tiny):
     with pytest.raises(MissingDataError, match="holds stimuli, trial shards are needed"):
         shard_set.open_data(tiny.data.stimuli)
