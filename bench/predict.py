@@ -18,7 +18,6 @@ from typing import Any
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import numpy as np
-import pyarrow as pa
 import ray
 import torch
 
@@ -28,6 +27,7 @@ from bench.core.errors import BadDataError, OtherConfigurationError
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shards.columns import to_column
+from bench.data.shards.pictures import keys_of
 from bench.data.shards.targets import TargetTable
 from bench.data.stream.load import FIT, TEST
 from bench.data.stream.trials import SubjectTrials
@@ -110,7 +110,9 @@ def _predict(
         spec = job.plan.heads[head.name]
         truth = inputs.targets[spec.target].sliced(spec.take)
         values = _posted(values, truth, train, job.post)
-        folder.write_table(f"head={head.name}.parquet", _table(job.subject, rows, values))
+        keys = keys_of(job.subject, rows.stimulus, rows.repeat, rows.sample)
+        table = keys.append_column("value", to_column(values.reshape(len(values), -1)))
+        folder.write_table(f"head={head.name}.parquet", table)
         shapes[head.name] = {"shape": list(head.shape), "dtype": "float32"}
     described = {"id": job.id, "description": job.description(), "heads": shapes, "plan": asdict(job.plan)}
     folder.write_json(IDENTITY, {**described, "rows": len(rows.stimulus), "seconds": time.monotonic() - started})
@@ -164,19 +166,6 @@ def _posted(values: np.ndarray, truth: TargetTable, train: SubjectTrials, steps:
     for name in steps:
         flat = post_steps.step(name).apply(flat, known)
     return flat.reshape(values.shape).astype(np.float32)
-
-
-def _table(subject: int, rows: Rows, values: np.ndarray) -> pa.Table:
-    """Return the rows of one head's file."""
-    return pa.table(
-        {
-            "subject": pa.array(np.full(len(values), subject), pa.int32()),
-            "stimulus": pa.array(rows.stimulus, pa.int32()),
-            "repeat": pa.array(rows.repeat, pa.int8()),
-            "sample": pa.array(rows.sample, pa.int8()),
-            "value": to_column(values.reshape(len(values), -1)),
-        }
-    )
 
 
 def run(argv: Sequence[str]) -> int:

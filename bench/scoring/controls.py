@@ -11,33 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shard_set import ShardSet
-from bench.data.shards.pictures import ImageSet, write_images
+from bench.data.shards.pictures import ImageSet, keys_of, write_images
 from bench.data.shards.targets import TargetTable
 from bench.data.stream.trials import SubjectTrials
 from bench.recipes.base import Recipe
 from bench.records.parts import Costs
 from bench.rendering.requests import Source
 from bench.scoring.entries import Entry
-
-
-def _keys(subject: int, stimuli: Sequence[int]) -> pa.Table:
-    """Return rows of one picture a stimulus."""
-    n = len(stimuli)
-    return pa.table(
-        {
-            "subject": pa.array(np.full(n, subject), pa.int32()),
-            "stimulus": pa.array(stimuli, pa.int32()),
-            "repeat": pa.array(np.full(n, -1), pa.int8()),
-            "sample": pa.array(np.zeros(n), pa.int8()),
-        }
-    )
 
 
 def mean_images(
@@ -69,7 +55,7 @@ def mean_images(
         picture = np.rint(mean).astype(np.uint8).transpose(2, 0, 1)
         n = len(test[subject])
         same = np.broadcast_to(picture, (n, *picture.shape))
-        write_images(images[subject].folder, _keys(subject, test[subject]), np.zeros(n, np.int64), same, description)
+        write_images(images[subject].folder, keys_of(subject, test[subject]), np.zeros(n, np.int64), same, description)
     return images
 
 
@@ -97,7 +83,7 @@ def oracle_source(
         table: TargetTable = ray.get(tables[head.target])
         heads[name] = table.sliced(head.take).of(np.asarray(stimuli))
         described[name] = [digests[head.target], head.take]
-    return Source(digest({"oracle": described, "test": stimuli}), _keys(0, stimuli), heads)
+    return Source(digest({"oracle": described, "test": stimuli}), keys_of(0, stimuli), heads)
 
 
 def control_entries(system: Entry, mean: Mapping[int, ImageSet], oracle: ImageSet) -> list[Entry]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OtherConfigurationError
@@ -44,6 +45,19 @@ def png_of(picture: np.ndarray, level: int = FAST) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(picture.transpose(1, 2, 0)).save(sink, "PNG", compress_level=level)
     return sink.getvalue()
+
+
+def keys_of(subject: int, stimuli: ArrayLike, repeat: ArrayLike = -1, sample: ArrayLike = 0) -> pa.Table:
+    """Return the keys of N pictures of a subject: one of each stimulus, unless `repeat` and `sample` say which.
+
+    Args:
+        subject: Whose, from 1; 0 for pictures that are the same for all.
+        stimuli: `(N,)`.
+        repeat: `(N,)` or one for all; -1 for a mean over showings.
+        sample: `(N,)` or one for all.
+    """
+    columns = dict(zip(KEY_COLUMNS, np.broadcast_arrays(subject, stimuli, repeat, sample), strict=True))
+    return key_table(pa.table({name: np.atleast_1d(values) for name, values in columns.items()}))
 
 
 def key_table(keys: pa.Table) -> pa.Table:

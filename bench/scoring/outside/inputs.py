@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from bench.core.errors import BadDataError, MissingDataError, OptionError
@@ -21,7 +20,7 @@ from bench.data import shard_set
 from bench.data.datasets.nsd.design import read_design
 from bench.data.shard_set import ShardSet
 from bench.data.shards.manifest import MANIFEST, FileEntry, Manifest, read_manifest
-from bench.data.shards.pictures import SEAL, ImageSet, claim, key_table, png_of, read_images, seal, write_part
+from bench.data.shards.pictures import SEAL, ImageSet, claim, keys_of, png_of, read_images, seal, write_part
 from bench.data.shards.stimuli import stimuli_table
 from bench.records.parts import Event, now
 from bench.scoring.outside import matching, orders
@@ -256,13 +255,7 @@ def _written(pictures: Pictures, ids: Sequence[int], subject: int, runs: Folder)
     if claim(images.folder, description):
         return images
     flat = pictures.values.reshape(n * samples, *pictures.values.shape[2:])
-    columns = {
-        "subject": np.full(n * samples, subject),
-        "stimulus": np.repeat(np.asarray(ids), samples),
-        "repeat": np.full(n * samples, -1),
-        "sample": np.tile(np.arange(samples), n),
-    }
-    keys = key_table(pa.table(columns))
+    keys = keys_of(subject, np.repeat(ids, samples), sample=np.tile(np.arange(samples), n))
     seeds = np.zeros(n * samples, np.int64)
     files = []
     for start in range(0, n * samples, PART):
