@@ -27,6 +27,9 @@ class Outer:
     hidden: tuple[int, ...] = (1, 2)
     inner: Inner = field(default_factory=Inner)
     by_name: dict[str, Inner] = field(default_factory=dict)
+    rows: tuple[Inner, ...] = ()
+    layers: tuple[Inner, ...] = field(default=(), metadata={"each": "layer"})
+    spare: Inner | None = None
 
     def __post_init__(self) -> None:
         if self.width == 13:
@@ -68,6 +71,26 @@ def test_unknown_key_without_a_near_one_lists_all():
     assert str(caught.value) == "unknown option 'zzz' in here. Allowed: depth, rates."
 
 
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"inner": {"depht": 1}}, "here: inner"),
+        ({"by_name": {"a": {"depht": 1}}}, "here: by_name.a"),
+        ({"rows": [{}, {"depht": 1}]}, "here: rows.1"),
+        ({"layers": [{}, {"depht": 1}]}, "here: layer 1"),
+        ({"layers": [{"name": "last", "depht": 1}]}, "here: layer 'last'"),
+        ({"spare": {"depht": 1}}, "here: spare"),
+        ({"inner": {"depth": "deep"}, "spare": {"depht": 1}}, "here: spare"),
+    ],
+)
+def test_an_unknown_key_further_in_is_named_with_its_place(values, where):
+    with pytest.raises(UnknownNameError) as caught:
+        options.build(Outer, {"width": 1, **values}, "here")
+    unknown = next(key for key in ("name", "depht") if f"'{key}'" in str(caught.value))
+    hint = " Did you mean 'depth'?" if unknown == "depht" else ""
+    assert str(caught.value) == f"unknown option {unknown!r} in {where}.{hint} Allowed: depth, rates."
+
+
 def test_a_key_that_is_no_text_is_unknown():
     with pytest.raises(UnknownNameError, match="unknown option '3'"):
         options.build(Inner, {3: 1}, "here")
@@ -83,6 +106,12 @@ def test_a_key_that_is_no_text_is_unknown():
         ({"width": 1, "kind": "mpl"}, r"here: kind: Input should be 'mlp' or 'conv' \(got 'mpl'\)"),
         ({"width": 1, "hidden": [1, "x"]}, r"here: hidden\.1: .*'x'"),
         ({"width": 1, "inner": {"depth": "deep"}}, r"here: inner\.depth: .*'deep'"),
+        ({"width": 1, "inner": 3}, r"here: inner: a mapping of depth, rates is needed, got 3"),
+        ({"width": 1, "by_name": [3]}, r"here: by_name is a mapping from names, got \[3\]"),
+        ({"width": 1, "rows": {"depth": 1}}, r"here: rows is a list of mappings, got {'depth': 1}"),
+        ({"width": 1, "layers": [{}, 3]}, r"here: layer 1: a mapping of depth, rates is needed, got 3"),
+        ({"width": 1, "layers": [{"depth": "deep"}]}, r"here: layer 0: depth: .*'deep'"),
+        ({"width": 1, "hidden": 3}, r"here: hidden: Input should be a valid tuple \(got 3\)"),
         ({"width": 13}, r"here: value: .*width 13 is unlucky"),
     ],
 )
