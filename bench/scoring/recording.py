@@ -18,7 +18,7 @@ from bench.core.storage import Folder
 from bench.data.shard_set import ShardSet, tested_digest
 from bench.data.shards.pictures import ImageSet
 from bench.data.splits import Split
-from bench.records import record
+from bench.records import provenance, record
 from bench.records.parts import (
     Chain,
     Column,
@@ -144,7 +144,7 @@ def write_score(row: Row, done: Mapping[int, Scored], task: Task, started: str) 
     link = score_link(row, task)
     subjects = sorted(done)
     per_subject = {str(s): {m.name: _value(m) for m in done[s].scores.metrics} for s in subjects}
-    environment = record.environment()
+    environment = provenance.environment()
     events = [*row.events]
     events += [Event(now(), "scored", str(s), None, {"wall_seconds": done[s].wall_seconds}) for s in subjects]
     written = record.Record(
@@ -170,7 +170,7 @@ def write_score(row: Row, done: Mapping[int, Scored], task: Task, started: str) 
         declared=row.declared,
         leakage=row.leakage,
         configurations_tried=row.tried,
-        commit=record.commit(),
+        commit=provenance.commit(),
         ray={"version": ray.__version__, "settings": cluster.apply_settings()},
         determinism={"seed": task.seed, "tf32": bool(torch.backends.cuda.matmul.allow_tf32)},
     )
