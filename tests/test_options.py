@@ -60,6 +60,27 @@ def test_a_number_that_yaml_reads_as_text_is_a_number():
     assert options.build(Outer, {"width": 1, "dropout": "1e-1"}, "here").dropout == 0.1
 
 
+def test_a_yaml_file_is_a_mapping(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &base {b: 1, c: é}\nd: {<<: *base, b: 2}\n", encoding="utf-8")
+    assert options.read_yaml(tmp_path / "x.yaml") == {"a": {"b": 1, "c": "é"}, "d": {"b": 2, "c": "é"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "x.yaml is not YAML: "),
+        (b"a: \xff", "x.yaml is not YAML: "),
+        (b"a: 1\nb: {c: 1, c: 2}\n", "key 'c' stands there twice"),
+        (b"- 1\n", "x.yaml holds list, a mapping is needed"),
+        (b"", "x.yaml holds NoneType, a mapping is needed"),
+    ],
+)
+def test_what_is_no_mapping_in_a_yaml_file(tmp_path, content, message):
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(OptionError, match=message):
+        options.read_yaml(tmp_path / "x.yaml")
+
+
 def test_unknown_key_offers_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown option 'droput' in encoder 'x'\. Did you mean 'dropout'\?"):
         options.build(Outer, {"width": 1, "droput": 0.1}, "encoder 'x'")

@@ -194,7 +194,12 @@ def test_an_unknown_recipe_offers_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [1", "bad.yaml is not YAML: "), ("- 1", "bad.yaml holds list, a map")]
+    ("text", "message"),
+    [
+        ("a: [1", "bad.yaml is not YAML: "),
+        ("- 1", "bad.yaml holds list, a map"),
+        ("stages: []\nstages: []", "bad.yaml is not YAML: key 'stages' stands there twice"),
+    ],
 )
 def test_a_file_that_is_no_recipe(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)

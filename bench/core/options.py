@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import pydantic
+import yaml
 from pydantic_core import ErrorDetails
 
 from bench.core.errors import OptionError, ReconbenchError, UnknownNameError
@@ -30,13 +33,52 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         OptionError: If it is no mapping, a value has the wrong type or range, or a required field is missing.
     """
     given = dict(values) if isinstance(values, Mapping) else values
-    # pydantic hands its strictness on keys down to the dataclasses in a tuple, but takes none for a dataclass itself.
-    one: Any = tuple[cls]  # type: ignore[valid-type]
     try:
-        (built,) = pydantic.TypeAdapter(one, config=pydantic.ConfigDict(extra="forbid")).validate_python((given,))
+        (built,) = adapter(cls).validate_python((given,))  # type: ignore[arg-type]  # classes are hashable
     except pydantic.ValidationError as error:
         raise _mendable(error.errors(), cls, given, where) from None
     return cast("T", built)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without the habit of dropping all but the last of equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; PyYAML calls this.
+
+        Raises:
+            ConstructorError: If a key stands there twice.
+        """
+        keys = [key.value for key, _ in node.value]  # before super() adds those that `<<` merges in
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", node.start_mark)
+        return cast("dict[Any, Any]", super().construct_mapping(node, deep))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        OptionError: If it is not YAML, holds anything else, or has a key twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise OptionError(f"{path} holds {type(content).__name__}, a mapping is needed")
+    return content
+
+
+@functools.cache
+def adapter(cls: type[Any]) -> pydantic.TypeAdapter[tuple[Any]]:
+    """Return what makes a tuple of one dataclass from plain data and refuses unknown keys on every level.
+
+    pydantic takes no configuration for a dataclass itself, but hands that of a tuple down to the dataclasses in it.
+    """
+    one: Any = tuple[cls]  # type: ignore[valid-type]
+    return pydantic.TypeAdapter(one, config=pydantic.ConfigDict(extra="forbid"))
 
 
 def _mendable(found: Sequence[ErrorDetails], cls: type[Any], values: Any, where: str) -> ReconbenchError:  # noqa: ANN401

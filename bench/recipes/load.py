@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from bench.core import options
-from bench.core.errors import OptionError, UnknownNameError
+from bench.core.errors import UnknownNameError
 from bench.recipes.base import Recipe
 from bench.recipes.checks import check_recipe
 
@@ -26,19 +23,13 @@ def load_recipe(name: str) -> Recipe:
 
     Raises:
         UnknownNameError: If there is no such recipe, or it has an unknown key, encoder, generator, target or input.
-        OptionError: If a value does not fit.
+        OptionError: If it is not YAML, or a value does not fit.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES_FOLDER / f"{name}.yaml"
     if not path.exists():
         raise UnknownNameError("recipe", name, recipe_names())
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise OptionError(f"{path.name} is not YAML: {error}") from None
-    if not isinstance(content, Mapping):
-        raise OptionError(f"{path.name} holds {type(content).__name__}, a mapping is needed")
-    given = {"name": path.stem, **content}
-    recipe = _with_defaults(options.build(Recipe, given, f"recipe {given['name']!r}"))
+    content = {"name": path.stem, **options.read_yaml(path)}
+    recipe = _with_defaults(options.build(Recipe, content, f"recipe {content['name']!r}"))
     check_recipe(recipe)
     return recipe
 
