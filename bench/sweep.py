@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.core.console import console, guard, parser
+from bench.core.console import console, guard, numbers, parser
 from bench.core.storage import Folder, home
 from bench.sweeping.settings import DEFAULT_RECIPES, Settings
 
@@ -26,21 +26,6 @@ SUMMARY = """Go from raw files to a ranked leaderboard.
 Without --shards the simulated NSD is written and prepared first, so the plain command needs nothing but this package.
 Stages: simulate, prepare, targets, fit (Ray Tune), predict, render (Ray Serve), score, leaderboard. Each also runs
 alone (`reconbench STAGE --help`). Results are addressed by what made them: a rerun repeats nothing that is finished."""
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers of a list such as `1,2,5-8`.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is not such a list.
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,5-8")
-        found.extend(range(int(first), int(last or first) + 1))
-    return tuple(sorted(set(found)))
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -211,9 +211,3 @@ def test_fit_never_receives_test_trials(tiny_shards: Folder, ray_session: None) 
     plan = FitPlan(("knn", 1), {}, {}, (1,), "", None, {}, "session", 0)
     with pytest.raises(BadDataError, match="test trials were handed to a fit"):
         streams(plan, FitInputs({1: both}, {}), torch.device("cpu"), {})
-
-
-def test_numbers() -> None:
-    assert sweep.numbers("1,3-5, 7") == (1, 3, 4, 5, 7)
-    with pytest.raises(Exception, match="not a list of numbers"):
-        sweep.numbers("1;2")
