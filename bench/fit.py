@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.core import cluster
-from bench.core.console import console, guard, parser, progress
+from bench.core.console import console, guard, numbers, parser, progress
 from bench.core.errors import OptionError
-from bench.core.options import numbers
 from bench.core.storage import Folder
 from bench.core.timings import Timings
 from bench.data import shard_set

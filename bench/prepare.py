@@ -20,8 +20,7 @@ import numpy as np
 import ray
 
 from bench.core import cluster, options, registry, tasks
-from bench.core.console import Advance, console, guard, parser, progress
-from bench.core.errors import OptionError
+from bench.core.console import Advance, console, guard, numbers, parser, progress
 from bench.core.identity import digest
 from bench.core.storage import Folder, home
 from bench.data import terms
@@ -190,21 +189,6 @@ def dry_run(dataset: Dataset, data: Folder) -> list[str]:
     ]
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers of a list such as `1,3,5-8`.
-
-    Raises:
-        OptionError: If it is not one.
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise OptionError(f"{text!r} is not a list of numbers such as 1,3,5-8")
-        found.extend(range(int(first), int(last or first) + 1))
-    return tuple(found)
-
-
 def _parser() -> argparse.ArgumentParser:
     """Return the stage's argument parser."""
     result = parser(
@@ -218,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("--betas", help="beta version (NSD: betas_fithrf_GLMdenoise_RR)")
     result.add_argument("--space", help="space of the betas (NSD: func1pt8mm)")
     result.add_argument("--voxelset", help="ROI expression: the voxels to keep (NSD: nsdgeneral)")
-    result.add_argument("--subjects", help="such as 1,2,5-7 (all that have betas)")
-    result.add_argument("--sessions", help="such as 1-10 (all that have a file)")
+    result.add_argument("--subjects", type=numbers, help="such as 1,2,5-7 (all that have betas)")
+    result.add_argument("--sessions", type=numbers, help="such as 1-10 (all that have a file)")
     result.add_argument("--annotations", help="NSD: folder with COCO's captions_*.json, which its bucket does not hold")
     result.add_argument("--no-captions", action="store_true", help="NSD: pictures without captions")
     result.add_argument("--trials", help="GOD: perception or imagery; NSD-imagery: vision or imagery")
@@ -235,11 +219,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dataset(given: argparse.Namespace) -> Dataset:
     """Return the reader that the command line asks for; options that were not given keep the reader's defaults."""
-    chosen = {name: getattr(given, name) for name in ("root", "betas", "space", "voxelset", "annotations", "trials")}
+    names = ("root", "betas", "space", "voxelset", "subjects", "sessions", "annotations", "trials")
+    chosen = {name: getattr(given, name) for name in names}
     # A switch that was not given leaves the option to the reader: not every dataset has it.
     chosen |= {"captions": False if given.no_captions else None, "signed": given.signed or None}
-    lists = {name: getattr(given, name) for name in ("subjects", "sessions")}
-    chosen |= {name: None if text is None else numbers(text) for name, text in lists.items()}
     reader = registry.load("dataset", given.dataset)
     known = {name: value for name, value in chosen.items() if value is not None}
     made: Dataset = reader(options.build(reader.Options, known, f"options of dataset {given.dataset!r}"))

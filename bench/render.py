@@ -58,20 +58,12 @@ def _run(argv: Sequence[str]) -> int:
         return _listen(chosen, arguments.listen, arguments.batch_size, arguments.replicas)
     if not (arguments.predictions and arguments.inputs and arguments.out):
         raise OptionError("render needs --predictions, --inputs and --out, or --listen")
-    feeds = dict(_feed(text) for text in arguments.inputs)
+    feeds = console.pairs(arguments.inputs, "--inputs", "INPUT=HEAD")
     job = _job(Folder.at(arguments.predictions), chosen, feeds, arguments.seed, Folder.at(arguments.out))
     with console.progress("render", job.keys.num_rows) as advance:
         render([job], batch_size=arguments.batch_size, replicas=arguments.replicas, advance=advance)
     console.console().print(f"images  {job.out}", markup=False, soft_wrap=True)
     return 0
-
-
-def _feed(text: str) -> tuple[str, str]:
-    """Return input and head of `INPUT=HEAD`."""
-    name, equals, head = text.partition("=")
-    if not (name and equals and head):
-        raise OptionError(f"--inputs takes INPUT=HEAD, got {text!r}")
-    return name, head
 
 
 def _job(predictions: Folder, chosen: Chosen, feeds: Mapping[str, str], seed: int, out: Folder) -> RenderJob:

@@ -24,7 +24,7 @@ import ray
 import torch
 
 from bench.core import cluster, console
-from bench.core.errors import BadDataError, MissingDataError
+from bench.core.errors import BadDataError, MissingDataError, OptionError
 from bench.core.storage import Folder
 from bench.data import shard_set
 from bench.data.shards.pictures import read_images
@@ -178,13 +178,11 @@ def run(argv: Sequence[str]) -> int:
         return weights_list.run(argv[1:])
     options = vars(_parser().parse_args(argv))
     name, said = options.pop("name"), declaration.parse(options.pop("declare"))
-    places = [_subject_path(text) for text in options.pop("images")]
-    if len(dict(places)) < len(places):
-        raise BadDataError(f"--images names a subject twice: {[subject for subject, _ in places]}")
+    places = _places(options.pop("images"))
     plugins = tuple(options.pop("metric"))
     for plugin in plugins:
         metric_plugins.find(plugin).digests(options["weights"])  # what is missing is said before anything is written
-    given = ScoreArguments(images=dict(places), runs=Folder.at(options.pop("runs")), **options)
+    given = ScoreArguments(images=places, runs=Folder.at(options.pop("runs")), **options)
     inputs = prepare_inputs(given)
     for subject, finding in inputs.findings.items():
         style = "bold yellow" if finding.suspicious else ""
@@ -215,16 +213,19 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _subject_path(text: str) -> tuple[int, str]:
-    """Return subject and place of `SUBJECT=PATH`.
+def _places(texts: Sequence[str]) -> dict[int, str]:
+    """Return the place of each subject's pictures from texts `SUBJECT=PATH`.
 
     Raises:
-        BadDataError: If it is not of that form.
+        OptionError: If one is not of that form, or a subject stands there twice.
     """
-    subject, equals, place = text.partition("=")
-    if not (subject.isdecimal() and int(subject) > 0 and equals and place):
-        raise BadDataError(f"--images takes SUBJECT=PATH with subjects from 1, got {text!r}")
-    return int(subject), place
+    form = "SUBJECT=PATH with subjects from 1"
+    named = console.pairs(texts, "--images", form)
+    for subject, place in named.items():
+        # As it is written on records, so that "1" and "01" are not two subjects.
+        if not (subject.isdecimal() and str(int(subject)) == subject != "0"):
+            raise OptionError(f"--images takes {form}, got {f'{subject}={place}'!r}")
+    return {int(subject): place for subject, place in named.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,7 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.core.console import console, guard, parser
-from bench.core.options import numbers
+from bench.core.console import console, guard, numbers, parser
 from bench.core.storage import Folder, home
 from bench.sweeping.settings import DEFAULT_RECIPES, Settings
 

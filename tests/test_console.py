@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 
 import pytest
 import ray
 from rich.console import Console
 
+from bench import prepare, sweep
 from bench.core import console, timings
-from bench.core.errors import BadDataError, UnknownNameError
+from bench.core.errors import BadDataError, OptionError, UnknownNameError
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
 from bench.core.timings import Timings
+
+NO_NUMBERS = ("", ",", "1,,2", "0", "0-2", "1;2", "a", "1-", "-1", "1-2-3", "1.5", "²")
 
 
 @pytest.fixture
@@ -141,6 +145,59 @@ def test_options_are_not_abbreviated(capsys):
         cli.parse_args(["--subj", "1"])
     assert ended.value.code == 2
     assert "unrecognized arguments: --subj" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1", (1,)),
+        ("1,3-5, 7", (1, 3, 4, 5, 7)),
+        ("7,5-6", (5, 6, 7)),
+        ("2,1-3,2", (1, 2, 3)),
+        ("4-4", (4,)),
+        (" 10 ", (10,)),
+    ],
+)
+def test_lists_of_numbers(text, expected):
+    assert console.numbers(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8-5", "8-5 runs backwards in '8-5'"),
+        ("1, 8-5", "8-5 runs backwards in '1, 8-5'"),
+        *((bad, f"{bad!r} is not a list of numbers from 1, such as 1,2,5-8") for bad in NO_NUMBERS),
+    ],
+)
+def test_what_is_no_list_of_numbers(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
+        console.numbers(text)
+
+
+@pytest.mark.parametrize("stage", [prepare, sweep])
+@pytest.mark.parametrize("option", ["--subjects", "--sessions"])
+def test_every_stage_says_which_option_runs_backwards(stage, option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        stage.main(["--root", "nowhere", option, "8-5"] if stage is prepare else [option, "8-5"])
+    assert ended.value.code == 2
+    assert f"error: argument {option}: 8-5 runs backwards in '8-5'" in capsys.readouterr().err
+
+
+def test_pairs_are_names_and_values():
+    assert console.pairs(["a=1", "b=x=y"], "--set", "NAME=VALUE") == {"a": "1", "b": "x=y"}
+    assert console.pairs([], "--set", "NAME=VALUE") == {}
+
+
+@pytest.mark.parametrize("text", ["", "a", "=", "a=", "=1"])
+def test_what_is_no_pair_shows_the_form(text):
+    with pytest.raises(OptionError, match=re.escape(f"--inputs takes INPUT=HEAD, got {text!r}")):
+        console.pairs(["z=1", text], "--inputs", "INPUT=HEAD")
+
+
+def test_a_name_given_twice_is_refused():
+    with pytest.raises(OptionError, match="--set names 'a' twice: '1' and '2'"):
+        console.pairs(["a=1", "b=1", "a=2"], "--set", "NAME=VALUE")
 
 
 def test_seeds_of_pictures_are_golden():

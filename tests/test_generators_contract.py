@@ -168,6 +168,8 @@ def test_settings_are_typed_and_need_an_equals_sign():
     }
     with pytest.raises(OptionError, match="NAME=VALUE, got 'steps'"):
         settings_from(["steps"])
+    with pytest.raises(OptionError, match="--set names 'steps' twice: '4' and '5'"):
+        settings_from(["steps=4", "steps=5"])
     with pytest.raises(OptionError, match="not a YAML value"):
         settings_from(["steps=[1"])
 

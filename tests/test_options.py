@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -28,6 +27,9 @@ class Outer:
     hidden: tuple[int, ...] = (1, 2)
     inner: Inner = field(default_factory=Inner)
     by_name: dict[str, Inner] = field(default_factory=dict)
+    rows: tuple[Inner, ...] = ()
+    layers: tuple[Inner, ...] = field(default=(), metadata={"each": "layer"})
+    spare: Inner | None = None
 
     def __post_init__(self) -> None:
         if self.width == 13:
@@ -58,6 +60,27 @@ def test_a_number_that_yaml_reads_as_text_is_a_number():
     assert options.build(Outer, {"width": 1, "dropout": "1e-1"}, "here").dropout == 0.1
 
 
+def test_a_yaml_file_is_a_mapping(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &base {b: 1, c: é}\nd: {<<: *base, b: 2}\n", encoding="utf-8")
+    assert options.read_yaml(tmp_path / "x.yaml") == {"a": {"b": 1, "c": "é"}, "d": {"b": 2, "c": "é"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "x.yaml is not YAML: "),
+        (b"a: \xff", "x.yaml is not YAML: "),
+        (b"a: 1\nb: {c: 1, c: 2}\n", "key 'c' stands there twice"),
+        (b"- 1\n", "x.yaml holds list, a mapping is needed"),
+        (b"", "x.yaml holds NoneType, a mapping is needed"),
+    ],
+)
+def test_what_is_no_mapping_in_a_yaml_file(tmp_path, content, message):
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(OptionError, match=message):
+        options.read_yaml(tmp_path / "x.yaml")
+
+
 def test_unknown_key_offers_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown option 'droput' in encoder 'x'\. Did you mean 'dropout'\?"):
         options.build(Outer, {"width": 1, "droput": 0.1}, "encoder 'x'")
@@ -67,6 +90,26 @@ def test_unknown_key_without_a_near_one_lists_all():
     with pytest.raises(UnknownNameError) as caught:
         options.build(Inner, {"zzz": 1}, "here")
     assert str(caught.value) == "unknown option 'zzz' in here. Allowed: depth, rates."
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"inner": {"depht": 1}}, "here: inner"),
+        ({"by_name": {"a": {"depht": 1}}}, "here: by_name.a"),
+        ({"rows": [{}, {"depht": 1}]}, "here: rows.1"),
+        ({"layers": [{}, {"depht": 1}]}, "here: layer 1"),
+        ({"layers": [{"name": "last", "depht": 1}]}, "here: layer 'last'"),
+        ({"spare": {"depht": 1}}, "here: spare"),
+        ({"inner": {"depth": "deep"}, "spare": {"depht": 1}}, "here: spare"),
+    ],
+)
+def test_an_unknown_key_further_in_is_named_with_its_place(values, where):
+    with pytest.raises(UnknownNameError) as caught:
+        options.build(Outer, {"width": 1, **values}, "here")
+    unknown = next(key for key in ("name", "depht") if f"'{key}'" in str(caught.value))
+    hint = " Did you mean 'depth'?" if unknown == "depht" else ""
+    assert str(caught.value) == f"unknown option {unknown!r} in {where}.{hint} Allowed: depth, rates."
 
 
 def test_a_key_that_is_no_text_is_unknown():
@@ -84,6 +127,12 @@ def test_a_key_that_is_no_text_is_unknown():
         ({"width": 1, "kind": "mpl"}, r"here: kind: Input should be 'mlp' or 'conv' \(got 'mpl'\)"),
         ({"width": 1, "hidden": [1, "x"]}, r"here: hidden\.1: .*'x'"),
         ({"width": 1, "inner": {"depth": "deep"}}, r"here: inner\.depth: .*'deep'"),
+        ({"width": 1, "inner": 3}, r"here: inner: a mapping of depth, rates is needed, got 3"),
+        ({"width": 1, "by_name": [3]}, r"here: by_name is a mapping from names, got \[3\]"),
+        ({"width": 1, "rows": {"depth": 1}}, r"here: rows is a list of mappings, got {'depth': 1}"),
+        ({"width": 1, "layers": [{}, 3]}, r"here: layer 1: a mapping of depth, rates is needed, got 3"),
+        ({"width": 1, "layers": [{"depth": "deep"}]}, r"here: layer 0: depth: .*'deep'"),
+        ({"width": 1, "hidden": 3}, r"here: hidden: Input should be a valid tuple \(got 3\)"),
         ({"width": 13}, r"here: value: .*width 13 is unlucky"),
     ],
 )
@@ -114,14 +163,3 @@ def test_every_error_is_one_that_the_command_line_prints():
     assert len(classes) >= 7
     assert all(issubclass(cls, errors.ReconbenchError) for cls in classes)
     assert str(UnknownNameError("stage", "x", [])) == "unknown stage 'x'. Allowed: none."
-
-
-def test_number_lists_have_runs_and_single_numbers():
-    assert options.numbers("1,3-5, 7") == (1, 3, 4, 5, 7)
-    assert options.numbers("2,1-2") == (1, 2)
-
-
-@pytest.mark.parametrize("text", ["1;2", "8-5", "", "1,,2", "-1", "1-", "a"])
-def test_what_is_no_list_of_numbers_is_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a list of numbers such as 1,2,5-8"):
-        options.numbers(text)

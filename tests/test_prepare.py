@@ -35,7 +35,7 @@ from bench.data.shards.manifest import MANIFEST, read_manifest, session_path
 from bench.data.shards.plan import plan
 from bench.data.simulate.presets import TINY
 from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
-from bench.prepare import dry_run, numbers, prepare, verify
+from bench.prepare import dry_run, prepare, verify
 from bench.simulate import simulate
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
@@ -335,21 +335,12 @@ def test_dry_run_says_what_is_read_and_written_and_writes_nothing(tiny_nsd, tmp_
     assert not (tmp_path / "data").exists()
 
 
-def test_lists_of_numbers():
-    assert numbers("1") == (1,)
-    assert numbers("1,3, 5-8") == (1, 3, 5, 6, 7, 8)
-    for text in ("", "a", "3-1", "1-", "-1", "1;2"):
-        with pytest.raises(OptionError, match="not a list of numbers"):
-            numbers(text)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--root", "{root}", "--voxelset", "stream"], "Did you mean 'streams'"),
         (["--root", "{root}", "--subjects", "9"], "no subject 9: the design has subjects 1 to 8"),
         (["--root", "{root}", "--sessions", "1-3"], "no betas of subject 1, session 3"),
-        (["--root", "{root}", "--sessions", "x"], "not a list of numbers"),
         (["--root", "{root}", "--dataset", "nds"], "Did you mean 'nsd'"),
         (["--root", "{root}", "--space", "func1"], "Did you mean 'func1mm'"),
         (["--root", "{root}/nowhere"], "no file"),

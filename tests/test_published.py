@@ -197,20 +197,6 @@ def test_a_mean_that_does_not_follow_is_refused(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: [", "is not YAML"),
-        ("a: 1\nb: {c: 1, c: 2}\n", "key 'c' stands there twice"),
-        ("- 1\n", "must hold a mapping, got list"),
-    ],
-)
-def test_files_that_are_no_tables(tmp_path, text, message):
-    (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(CorruptFileError, match=message):
-        load(tmp_path)
-
-
 # -- On the board ------------------------------------------------------------------------------------------------------
 
 

@@ -115,6 +115,10 @@ def test_what_is_left_out_has_its_default(load):
             r"unknown stage 'fti' in recipe 'mine'\. Did you mean 'fit'",
         ),
         ({"search.trails": 3}, r"unknown option 'trails' in recipe 'mine': search\. Did you mean 'trials'"),
+        (
+            {"render.pick": {"select": {"pictures": "out", "by": "brain", "haed": "latent"}}},
+            r"unknown option 'haed' in recipe 'mine': render node 'pick': select\. Did you mean 'head'",
+        ),
         ({"post": ["restandardize"]}, r"unknown post step 'restandardize'"),
         ({"stages.0.init_from": "earlier"}, r"unknown earlier stage 'earlier' in stage 'fit'\. Allowed: none"),
     ],
@@ -129,7 +133,16 @@ def test_unknown_names_are_reported_with_their_place_and_the_nearest(load, chang
     [
         ({"stages": []}, "recipe 'mine' has no stages"),
         ({"stages": {"encoder": "ridge"}}, "recipe 'mine': stages is a list of mappings, got"),
-        ({"stages": ["ridge"]}, "recipe 'mine': stages is a list of mappings, got"),
+        ({"stages": ["ridge"]}, "recipe 'mine': stage 0: a mapping of averaging, .* is needed, got 'ridge'"),
+        ({"stages.0.heads.latent.take": {"a": 1}}, "stage 'fit': head 'latent': take: .*{'a': 1}"),
+        ({"stages.0.encoder": {}}, "recipe 'mine': stage 'fit': encoder: Input should be a valid string"),
+        ({"render.out": "tiny-diffusion"}, "recipe 'mine': render node 'out': a mapping of blend, .* got 'tiny-diff"),
+        ({"search": []}, "recipe 'mine': search: a mapping of grace, .* is needed, got \\[\\]"),
+        ({"search.space": {"fit.alpha": [1]}}, "search.space.fit.alpha is a mapping from names, got"),
+        (
+            {"generators": {"tiny-diffusion": 1}},
+            "recipe 'mine': generators.tiny-diffusion is a mapping from names, got",
+        ),
         ({"stages.0.heads": ["latent"]}, "recipe 'mine': stage 'fit': heads is a mapping from names, got"),
         ({"stages.0.heads.latent": "tiny-diffusion.latent"}, "head 'latent': a mapping of roi, take, target is needed"),
         ({"stages.0.heads.latent.target": "latent"}, "a head's target is <generator>.<target>, got 'latent'"),
@@ -181,7 +194,12 @@ def test_an_unknown_recipe_offers_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [1", "bad.yaml is not YAML: "), ("- 1", "bad.yaml holds list, a map")]
+    ("text", "message"),
+    [
+        ("a: [1", "bad.yaml is not YAML: "),
+        ("- 1", "bad.yaml holds list, a map"),
+        ("stages: []\nstages: []", "bad.yaml is not YAML: key 'stages' stands there twice"),
+    ],
 )
 def test_a_file_that_is_no_recipe(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)

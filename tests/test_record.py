@@ -12,10 +12,10 @@ from board_records import COLUMNS, draw, link, protocol, scored
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError, OptionError
 from bench.core.identity import plain
 from bench.core.storage import Folder
-from bench.records import parts, provenance
+from bench.records import generate, parts, provenance
 from bench.records.parts import Event, Failure, Finding, LatentScore, MetricValue
-from bench.records.provenance import environment
-from bench.records.record import Record, commit, read_records, read_samples, validate, write_record
+from bench.records.provenance import commit, environment
+from bench.records.record import Record, read_records, read_samples, validate, write_record
 from bench.records.schemas import schema
 
 
@@ -69,25 +69,19 @@ def test_folder_without_record_is_still_at_work(tmp_path, made):
     assert read_records(Folder.at(tmp_path / "nothing here")) == []
 
 
+def test_the_schema_that_ships_is_the_one_of_the_classes():
+    written = "run `python -m bench.records.generate`"
+    assert json.loads(generate.FILE.read_text()) == generate.record_schema() == schema("record"), written
+
+
 def test_fields_of_dataclasses_and_schema_are_the_same():
     rules = schema("record")
-
-    def compare(cls, properties):
-        assert {f.name for f in dataclasses.fields(cls)} == set(properties["properties"]) == set(properties["required"])
-
-    compare(Record, rules)
-    compare(parts.Link, rules["$defs"]["link"])
-    compare(MetricValue, rules["$defs"]["metric"])
-    for name, cls in (
-        ("identity", "Chain"),
-        ("dataset", "DatasetPart"),
-        ("protocol", "ProtocolPart"),
-        ("costs", "Costs"),
-    ):
-        compare(getattr(parts, cls), rules["properties"][name])
-    compare(Finding, rules["properties"]["leakage"]["items"])
-    compare(LatentScore, rules["properties"]["latents"]["items"])
-    compare(Failure, rules["properties"]["error"]["anyOf"][0])
+    named = {name: getattr(parts, name) for name in rules["$defs"]}
+    assert {"Chain", "Column", "Costs", "Failure", "Finding", "Link", "MetricValue", "SampleFile"} <= named.keys()
+    for cls, found in ((Record, rules), *((cls, rules["$defs"][name]) for name, cls in named.items())):
+        fields = {f.name for f in dataclasses.fields(cls)}
+        assert fields == set(found["properties"]) == set(found["required"]), cls
+        assert found["additionalProperties"] is False, cls
 
 
 @pytest.mark.parametrize(
@@ -110,6 +104,23 @@ def test_fields_of_dataclasses_and_schema_are_the_same():
         (("configurations_tried",), 0, "configurations_tried"),
         (("id",), "f" * 16, "is not the score of its identity chain"),
         (("samples",), None, "samples"),
+        (("samples", "sha256"), "0" * 63, "sha256"),
+        (("identity", "score", "id"), "not hex", "identity.score.id"),
+        (("identity", "score", "surprise"), 1, "'surprise' was unexpected"),
+        (("dataset", "subjects"), [1, 1], "non-unique"),
+        (("dataset", "subjects"), [0, 1], "minimum of 1"),
+        (("dataset", "test_stimuli"), "20", "'20' is not of type 'integer'"),
+        (("protocol", "metrics"), [], "protocol.metrics"),
+        (("per_subject", "01"), {}, "'01' does not match"),
+        (("metrics", ""), {}, "metrics"),
+        (("metrics", "ssim", "interval"), [0.1], "interval"),
+        (("metrics", "ssim", "interval"), [0.1, 0.2, 0.3], "interval"),
+        (("metrics", "ssim", "standard_error"), -0.1, "standard_error"),
+        (("metrics", "ssim", "n"), 0, "ssim"),
+        (("costs", "cpu_seconds", "fit"), -1, "minimum of 0"),
+        (("leakage", 0, "excludes"), "yes", "'yes' is not of type 'boolean'"),
+        (("latents", 0, "subject"), 0, "latents"),
+        (("packages", "torch"), "", "packages"),
     ],
 )
 def test_schema_rejects(made, path, value, message):

@@ -247,6 +247,8 @@ def test_the_stage_alone_scores_pictures_made_elsewhere(tiny, images, records, t
     ("given", "more", "message"),
     [
         ("one=somewhere", (), "--images takes SUBJECT=PATH with subjects from 1, got 'one=somewhere'"),
+        ("0=somewhere", (), "subjects from 1, got '0=somewhere'"),
+        ("01=somewhere", (), "subjects from 1, got '01=somewhere'"),
         ("1=nowhere", (), "no file or folder nowhere"),
         ("good", ("--protocol", "scenes-9"), "scenes-1"),
     ],
@@ -259,6 +261,11 @@ def test_bad_input_is_one_line(tiny, images, given, more, message, tmp_path, cap
     assert message in " ".join(said.split())
     assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_subject_named_twice_is_refused(tiny, tmp_path, capsys):
+    assert cli(tiny, Folder.at(tmp_path / "runs"), "1=here", "1=there") == 2
+    assert "--images names '1' twice: 'here' and 'there'" in capsys.readouterr().err
 
 
 def test_pictures_are_found_by_their_folder(images, tmp_path):

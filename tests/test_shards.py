@@ -163,7 +163,7 @@ def test_an_unknown_key_in_a_manifest(own):
 def test_a_wrong_type_in_a_file_entry(own):
     entry = {"path": "a", "rows": "many", "size": 1, "sha256": ""}
     changed_manifest(own, files=[entry])
-    with pytest.raises(OptionError, match=r"manifest.json: rows: .*'many'"):
+    with pytest.raises(OptionError, match=r"manifest.json: files\.0\.rows: .*'many'"):
         read_manifest(own)
 
 

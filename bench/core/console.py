@@ -1,19 +1,20 @@
-"""What the stages share on the command line: parsers, live progress, one-line errors."""
+"""What the stages share on the command line: parsers, lists, live progress, one-line errors."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.core.errors import ReconbenchError
+from bench.core.errors import OptionError, ReconbenchError
 
 EXIT_USER_ERROR = 2
 _PLAIN_INTERVAL_S = 5.0
@@ -50,6 +51,46 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         if action.default is None or isinstance(action.default, bool):
             return action.help
         return super()._get_help_string(action)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as `1,2,5-8`, ascending, each once; they begin at 1.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not such a list; argparse adds which option it was given for.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if first < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1, such as 1,2,5-8")
+        if last < first:
+            raise argparse.ArgumentTypeError(f"{part.strip()} runs backwards in {text!r}")
+        found |= set(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def pairs(texts: Iterable[str], option: str, form: str) -> dict[str, str]:
+    """Return the names and values of an option's texts `NAME=VALUE`, both as they came.
+
+    Args:
+        texts: What was given.
+        option: The option, for messages ("--set").
+        form: What a text looks like, for messages ("NAME=VALUE").
+
+    Raises:
+        OptionError: If a text is not of that form, or a name stands there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise OptionError(f"{option} takes {form}, got {text!r}")
+        if name in found:
+            raise OptionError(f"{option} names {name!r} twice: {found[name]!r} and {value!r}")
+        found[name] = value
+    return found
 
 
 @contextlib.contextmanager

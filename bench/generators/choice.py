@@ -12,6 +12,7 @@ import yaml
 
 from bench.core import options as typed_options
 from bench.core import registry
+from bench.core.console import pairs
 from bench.core.errors import OptionError, UnknownNameError
 from bench.generators.base import Generator, TargetSpec
 
@@ -85,17 +86,14 @@ class Chosen:
         return self.kind.targets[name]
 
 
-def settings_from(pairs: Sequence[str]) -> dict[str, Any]:
+def settings_from(texts: Sequence[str]) -> dict[str, Any]:
     """Return options from a command line's `NAME=VALUE` texts; values are read as YAML (`0.5`, `true`, `ddim`).
 
     Raises:
-        OptionError: If a text has no `=`.
+        OptionError: If a text is not of that form, a name stands there twice, or a value is not YAML.
     """
     settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise OptionError(f"--set takes NAME=VALUE, got {pair!r}")
+    for name, value in pairs(texts, "--set", "NAME=VALUE").items():
         try:
             # As a recipe's file reads it, so that the command line and a recipe mean the same by `0.5` and `true`.
             settings[name] = yaml.safe_load(value)

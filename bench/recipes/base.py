@@ -46,8 +46,8 @@ class Recipe:
     """
 
     name: str
-    stages: tuple[Stage, ...]
-    render: dict[str, Node]
+    stages: tuple[Stage, ...] = field(metadata={"each": "stage"})
+    render: dict[str, Node] = field(metadata={"each": "render node"})
     title: str = ""
     source: str = ""
     repeats: Literal["mean-before", "mean-after", "each"] = "mean-before"

@@ -74,7 +74,7 @@ class Stage:
     encoder: str
     name: str = "fit"
     options: dict[str, Any] = field(default_factory=dict)
-    heads: dict[str, HeadSpec] = field(default_factory=dict)
+    heads: dict[str, HeadSpec] = field(default_factory=dict, metadata={"each": "head"})
     subjects: Literal["each", "joint", "others"] = "each"
     dataset: str | None = None
     normalise: Normalise = "session"

@@ -1,12 +1,30 @@
-"""What a record is made of: identity chain, data, protocol, values, findings, costs. Plain frozen dataclasses."""
+"""What a record is made of: identity chain, data, protocol, values, findings, costs. Plain frozen dataclasses.
+
+The JSON Schema of records is generated from these types and their bounds, see `bench.records.generate`.
+"""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+Name = Annotated[str, Field(min_length=1)]
+Address = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z$")]
+"""UTC, ISO 8601."""
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+SubjectKey = Annotated[str, Field(pattern="^[1-9][0-9]*$")]
+"""A subject as a key: JSON has no keys but text."""
+Amount = Annotated[float, Field(ge=0)]
+Seconds = Mapping[str, Amount]
+"""Seconds by stage."""
+SplitName = Literal["train", "validation", "test"]
 ControlName = Literal["mean-image", "shuffled", "oracle", "chance"]
 SELECTION = "selection-by-truth"
 """The finding of rows that choose among samples by the true picture."""
@@ -16,7 +34,7 @@ SELECTION = "selection-by-truth"
 class Link:
     """One content address of the identity chain and the description that it is the digest of."""
 
-    id: str
+    id: Address
     description: Mapping[str, Any]
 
 
@@ -52,17 +70,17 @@ class DatasetPart:
         test_digest: Digest of the test images' ids.
     """
 
-    name: str
-    shards: str
-    content: str
+    name: Name
+    shards: Name
+    content: Name
     betas: str
     space: str
     voxelset: str
-    split: str
-    split_version: int
-    subjects: tuple[int, ...]
-    test_stimuli: int
-    test_digest: str
+    split: Name
+    split_version: Count
+    subjects: Annotated[tuple[Positive, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+    test_stimuli: Positive
+    test_digest: Name
 
 
 @dataclass(frozen=True)
@@ -78,8 +96,8 @@ class Column:
         kind: What sort of number it is ("pixel", "identification", "distance"); identification is shown in percent.
     """
 
-    name: str
-    label: str
+    name: Name
+    label: Name
     higher_is_better: bool
     chance: float | None = None
     ranked: bool = True
@@ -100,10 +118,10 @@ class ProtocolPart:
         summary: What the protocol is, in a sentence.
     """
 
-    name: str
-    version: int
-    metrics: tuple[Column, ...]
-    weights: Mapping[str, str]
+    name: Name
+    version: Count
+    metrics: Annotated[tuple[Column, ...], Field(min_length=1)]
+    weights: Mapping[str, Name]
     untrained: bool
     summary: str = ""
 
@@ -122,11 +140,11 @@ class MetricValue:
     """
 
     value: float | None
-    n: int
-    standard_error: float | None
+    n: Count
+    standard_error: Amount | None
     interval: tuple[float, float] | None
     higher_is_better: bool
-    status: str = "ok"
+    status: Annotated[str, Field(pattern="^(ok|not computed: .+)$")] = "ok"
 
 
 @dataclass(frozen=True)
@@ -144,9 +162,9 @@ class LatentScore:
         relative: value / ceiling, unclipped; None without a ceiling.
     """
 
-    subject: int
-    head: str
-    name: str
+    subject: Positive
+    head: Name
+    name: Name
     value: float
     ceiling: float | None = None
     relative: float | None = None
@@ -167,14 +185,14 @@ class StagePart:
         pretrained_on: Sets behind outside weights that it starts from.
     """
 
-    name: str
-    encoder: str
-    subjects: str
+    name: Name
+    encoder: Name
+    subjects: Literal["each", "joint", "others"]
     dataset: str
-    normalise: str
-    fitted_on: tuple[str, ...]
-    chosen_on: tuple[str, ...]
-    pretrained_on: tuple[str, ...] = ()
+    normalise: Name
+    fitted_on: tuple[SplitName, ...]
+    chosen_on: tuple[SplitName, ...]
+    pretrained_on: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,8 +205,8 @@ class Step:
         what: Its options.
     """
 
-    kind: str
-    name: str
+    kind: Literal["post", "blend", "select", "declared"]
+    name: Name
     what: Mapping[str, Any]
 
 
@@ -203,8 +221,8 @@ class Finding:
         excludes: Whether the row loses its rank; otherwise the finding is a note that readers should know.
     """
 
-    name: str
-    finding: str
+    name: Name
+    finding: Name
     evidence: Mapping[str, Any]
     excludes: bool = True
 
@@ -213,21 +231,21 @@ class Finding:
 class ModelSize:
     """A model of the chain: its role (encoder, generator, metric network), parameters and bytes of weights."""
 
-    name: str
-    role: str
-    parameters: int
-    bytes: int
+    name: Name
+    role: Name
+    parameters: Count
+    bytes: Count
 
 
 @dataclass(frozen=True)
 class Costs:
     """What a score cost: seconds by stage, peak resident memory in bytes, bytes read, and its models' sizes."""
 
-    gpu_seconds: Mapping[str, float]
-    cpu_seconds: Mapping[str, float]
-    wall_seconds: Mapping[str, float]
-    peak_memory_bytes: int | None = None
-    bytes_read: int | None = None
+    gpu_seconds: Seconds
+    cpu_seconds: Seconds
+    wall_seconds: Seconds
+    peak_memory_bytes: Count | None = None
+    bytes_read: Count | None = None
     models: tuple[ModelSize, ...] = ()
 
 
@@ -235,17 +253,17 @@ class Costs:
 class Failure:
     """Why a run has no score: the error's type, its message, and the stage that raised it."""
 
-    type: str
+    type: Name
     message: str
-    stage: str
+    stage: Name
 
 
 @dataclass(frozen=True)
 class SampleFile:
     """The per-image table beside the record: its rows and the sha256 of the file."""
 
-    rows: int
-    sha256: str
+    rows: Positive
+    sha256: Sha256
 
 
 @dataclass(frozen=True)

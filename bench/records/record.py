@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,12 @@ import pydantic
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError
 from bench.core.identity import canonical_json, plain
+from bench.core.options import adapter
 from bench.core.storage import Folder
 from bench.records.parts import (
     SELECTION,
+    Address,
     Chain,
-    Column,
     ControlName,
     Costs,
     DatasetPart,
@@ -30,45 +31,19 @@ from bench.records.parts import (
     Failure,
     Finding,
     LatentScore,
-    Link,
     MetricValue,
-    ModelSize,
+    Name,
+    Positive,
     ProtocolPart,
     SampleFile,
+    Sha256,
     StagePart,
     Step,
+    SubjectKey,
+    Time,
 )
-from bench.records.provenance import commit, environment
 from bench.records.schemas import check, parse, schema
 
-__all__ = [
-    "Chain",
-    "Column",
-    "ControlName",
-    "Costs",
-    "DatasetPart",
-    "Event",
-    "Failure",
-    "Finding",
-    "LatentScore",
-    "Link",
-    "MetricValue",
-    "ModelSize",
-    "ProtocolPart",
-    "Record",
-    "SampleFile",
-    "StagePart",
-    "Step",
-    "commit",
-    "environment",
-    "read_records",
-    "read_samples",
-    "validate",
-    "write_record",
-]
-
-SCHEMA = "reconbench/record"
-SCHEMA_VERSION = "1.1.0"
 SCORES = "scores"
 RECORD_FILE, SAMPLES_FILE, EVENTS_FILE = "record.json", "samples.parquet", "events.jsonl"
 KEY_COLUMNS = {
@@ -115,36 +90,36 @@ class Record:
         samples: The per-image table; `write_record` fills it in.
     """
 
-    id: str
-    name: str
+    id: Address
+    name: Name
     kind: Literal["system", "control"]
     control: ControlName | None
     identity: Chain
     dataset: DatasetPart
     protocol: ProtocolPart
     division: Literal["closed", "open"]
-    division_reasons: tuple[str, ...]
-    source_digest: str
-    packages: Mapping[str, str]
+    division_reasons: tuple[Name, ...]
+    source_digest: Sha256
+    packages: Mapping[str, Name]
     hardware: Mapping[str, Any]
-    created: str
-    finished: str
+    created: Time
+    finished: Time
     costs: Costs
     status: Literal["ok", "failed"] = "ok"
     error: Failure | None = None
-    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
-    per_subject: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
+    metrics: Mapping[Name, MetricValue] = field(default_factory=dict)
+    per_subject: Mapping[SubjectKey, Mapping[Name, MetricValue]] = field(default_factory=dict)
     latents: tuple[LatentScore, ...] = ()
     stages: tuple[StagePart, ...] = ()
     declared: tuple[Step, ...] = ()
     leakage: tuple[Finding, ...] = ()
-    configurations_tried: int = 1
-    commit: str | None = None
+    configurations_tried: Positive = 1
+    commit: Annotated[str, pydantic.Field(pattern="^[0-9a-f]{7,64}(-dirty)?$")] | None = None
     ray: Mapping[str, Any] = field(default_factory=dict)
     determinism: Mapping[str, Any] = field(default_factory=dict)
     samples: SampleFile | None = None
-    schema: str = SCHEMA
-    schema_version: str = SCHEMA_VERSION
+    schema: Literal["reconbench/record"] = "reconbench/record"
+    schema_version: Literal["1.1.0"] = "1.1.0"
 
     @property
     def excluded(self) -> bool:
@@ -169,10 +144,10 @@ def validate(value: Mapping[str, Any], where: str) -> Record:
     """
     check(value, schema("record"), where)
     try:
-        record = pydantic.TypeAdapter(Record).validate_python(dict(value))
+        (record,) = adapter(Record).validate_python((dict(value),))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise CorruptFileError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise CorruptFileError(f"{where}: {'.'.join(map(str, first['loc'][1:]))}: {first['msg']}") from None
     for problem in _contradictions(record):
         raise CorruptFileError(f"{where}: {problem}")
     return record

@@ -15,7 +15,7 @@ from bench.core.errors import CorruptFileError
 
 @functools.cache
 def schema(name: str) -> dict[str, Any]:
-    """Return a JSON Schema that ships with the package: `record` or `leaderboard`."""
+    """Return a JSON Schema that ships with the package: `record`, `leaderboard` or `gallery`."""
     text = (importlib.resources.files("bench.records") / "schema" / f"{name}.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found

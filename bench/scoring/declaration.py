@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from bench.core import options
+from bench.core.console import pairs
 from bench.core.errors import OptionError
 from bench.data import training_sets
 from bench.records.parts import Step
@@ -74,22 +75,15 @@ class Declaration:
         return (Step("declared", "by the pictures' maker", said),) if said else ()
 
 
-def parse(pairs: Sequence[str]) -> Declaration:
+def parse(texts: Sequence[str]) -> Declaration:
     """Return a declaration from a command line's `NAME=VALUE` texts; lists have commas, `none` is an empty one.
 
     Raises:
         UnknownNameError: If there is no such field or training set.
-        OptionError: If a text has no `=`, a field stands there twice, or a value does not fit.
+        OptionError: If a text is not of that form, a field stands there twice, or a value does not fit.
     """
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
-            known = ", ".join(f.name for f in fields(Declaration))
-            raise OptionError(f"--declare takes NAME=VALUE with NAME one of {known}; got {pair!r}")
-        if name in given:
-            raise OptionError(f"--declare names {name!r} twice")
-        given[name] = value
-        if name in _LISTS:
-            given[name] = () if value == NOTHING else tuple(value.split(","))
+    known = ", ".join(f.name for f in fields(Declaration))
+    given: dict[str, Any] = dict(pairs(texts, "--declare", f"NAME=VALUE with NAME one of {known}"))
+    for name in given.keys() & set(_LISTS):
+        given[name] = () if given[name] == NOTHING else tuple(given[name].split(","))
     return options.build(Declaration, given, "--declare")

@@ -15,7 +15,7 @@ from bench.core import cluster
 from bench.core.identity import source_digest
 from bench.data.shard_set import tested_digest
 from bench.data.splits import Split
-from bench.records import record
+from bench.records import provenance, record
 from bench.records.parts import (
     Chain,
     Column,
@@ -38,7 +38,7 @@ def write_score(entry: Entry, done: Mapping[int, SubjectScores], task: ScoringTa
     link = score_link(entry, task)
     subjects = sorted(done)
     per_subject = {str(s): {m.name: _value(m) for m in done[s].scores.metrics} for s in subjects}
-    environment = record.environment()
+    environment = provenance.environment()
     events = [*entry.events]
     events += [Event(now(), "scored", str(s), None, {"wall_seconds": done[s].wall_seconds}) for s in subjects]
     written = record.Record(
@@ -64,7 +64,7 @@ def write_score(entry: Entry, done: Mapping[int, SubjectScores], task: ScoringTa
         declared=entry.declared,
         leakage=entry.leakage,
         configurations_tried=entry.tried,
-        commit=record.commit(),
+        commit=provenance.commit(),
         ray={"version": ray.__version__, "settings": cluster.apply_settings()},
         determinism={"seed": task.seed, "tf32": bool(torch.backends.cuda.matmul.allow_tf32)},
     )

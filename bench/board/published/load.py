@@ -10,14 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from bench.core.errors import BadDataError, CorruptFileError, UnknownNameError
-from bench.core.options import build
+from bench.core.errors import BadDataError, UnknownNameError
+from bench.core.options import build, read_yaml
 
 FOLDER = Path(__file__).parent / "tables"
 COLUMNS_FILE = Path(__file__).parent / "columns.yaml"
@@ -145,12 +143,11 @@ def load_columns(path: Path) -> dict[str, Column]:
     """Return all known columns by name.
 
     Raises:
-        CorruptFileError: If the file is not YAML.
-        OptionError: If a column lacks something.
+        OptionError: If the file is not YAML, or a column lacks something.
     """
     return {
         name: build(Column, {"name": name, **entry}, f"{path.name}, column {name!r}")
-        for name, entry in _mapping(path).items()
+        for name, entry in read_yaml(path).items()
     }
 
 
@@ -159,8 +156,7 @@ def load_tables(folder: Path, columns: Mapping[str, Column]) -> tuple[PublishedT
 
     Raises:
         BadDataError: If a value is out of its column's range, a row stands there twice, or a mean does not follow.
-        CorruptFileError: If a file is not YAML.
-        OptionError: If a field is missing or of the wrong type.
+        OptionError: If a file is not YAML, or a field is missing or of the wrong type.
         UnknownNameError: If a field, column, protocol, kind or table is unknown.
     """
     tables = [load_table(path, columns) for path in sorted(folder.glob("*.yaml"))]
@@ -179,7 +175,7 @@ def _place(table: PublishedTable) -> tuple[int, bool, int, str]:
 
 def load_table(path: Path, columns: Mapping[str, Column]) -> PublishedTable:
     """Return the table of one file; see `load_tables`."""
-    file = build(_File, _mapping(path), path.name)
+    file = build(_File, read_yaml(path), path.name)
     for name in (*file.columns, *file.percent):
         _known("column", name, columns, path.name)
     _known("kind of table", file.kind, KINDS, path.name)
@@ -189,34 +185,6 @@ def load_table(path: Path, columns: Mapping[str, Column]) -> PublishedTable:
     _check_table(file, rows, path.name)
     chosen = tuple(columns[name] for name in file.columns)
     return PublishedTable(path.stem, file.title, file.dataset, file.protocol, file.kind, chosen, file.deviations, rows)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without the habit of dropping all but the last of equal keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; PyYAML calls this.
-
-        Raises:
-            ConstructorError: If a key stands there twice.
-        """
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        if len(made) < len(node.value):
-            keys = [key.value for key, _ in node.value]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands there twice", node.start_mark)
-        return made
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} must hold a mapping, got {type(content).__name__}")
-    return content
 
 
 def _known(kind: str, name: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
@@ -235,7 +203,7 @@ def _row(values: Mapping[str, Any], file: _File, where: str) -> PublishedRow:
         Correction(each.column, _share(each.column, each.printed, file), each.reason) for each in made.corrections
     )
     shares = {name: _share(name, value, file) for name, value in made.values.items()}
-    return build(PublishedRow, {**shared, **values, "values": shares, "corrections": corrections}, where)
+    return replace(made, values=shares, corrections=corrections)
 
 
 def _share(column: str, value: float, file: _File) -> float:

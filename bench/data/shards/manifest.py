@@ -180,7 +180,6 @@ def read_manifest(folder: Folder) -> Manifest:
             f"{folder}/{MANIFEST} has schema version {content.get('schema_version')}, this is {SCHEMA_VERSION}: remove "
             "the manifest and run the stage that wrote it again, which keeps files that are whole"
         )
-    content["files"] = [options.build(FileEntry, entry, f"{folder}/{MANIFEST}") for entry in content["files"]]
     return options.build(Manifest, content, f"{folder}/{MANIFEST}")
 
 
