@@ -83,6 +83,7 @@ class Page:
         )
 
     def open(self, address):
+        self.send("Page.navigate", url="about:blank")  # from a page to itself with a # would be no new page
         self.send("Page.navigate", url=address)
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 

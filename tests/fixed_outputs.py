@@ -1,34 +1,52 @@
-"""What every versioned thing gives on fixed input: encoders, generators, post steps, the split, protocols.
+"""What every versioned thing gives on fixed input: dataset readers, encoders, generators, post steps, split, protocols.
 
-Inputs are formulas, not draws of the simulator, so that only the thing itself can change its output.
+Inputs are formulas and seeded numbers, not draws of the simulator, so that only the thing itself can change its output.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
-from collections.abc import Iterator
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import layouts
+import nsd_copy
 import numpy as np
 import small_checkpoints
 import torch
+from eval_fakes import with_fakes
 from fake_subjects import linear_subject
+from torchvision.models import VisionTransformer
 
 from bench.core import registry
+from bench.core.identity import canonical_json
+from bench.core.options import build
+from bench.data.datasets.base import Dataset
 from bench.data.splits import Split
-from bench.generators.base import Stimuli
+from bench.generators.base import InputSpec, Stimuli
 from bench.generators.choice import Chosen
 from bench.recipes import post_steps
 from encoders.base import Head, Runtime, assemble
-from eval.protocols.base import find
+from eval.networks import _weights as weights
+from eval.networks._features import Extractor
+from eval.networks.base import Network
+from eval.pictures import Resize
+from eval.protocols import base as protocols
 from eval.suite import score
 
 SMALLER = {"epochs": 3, "batch_size": 48, "dropout": 0.1}
 HEADS = [Head("z", (2, 3)), Head("c", (4,))]
-PROTOCOLS = ("scenes-1",)
-"""Protocols whose networks ship with the package; the others need weights that no test downloads."""
+DATASETS: Mapping[str, Mapping[str, Any]] = {
+    "nsd": {"hdf5": {"files": "hdf5"}, "nifti": {"files": "nifti", "voxelset": "streams:early | streams:ventral"}},
+    **{name: layouts.variants(name) for name in layouts.names()},
+}
+"""Options beside the root under which a dataset's small copy is read, each by a name."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +69,77 @@ def outputs() -> Iterator[tuple[str, Output]]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        for name in sorted(registry.found("dataset")):
+            yield from dataset_outputs(name)
         for name in sorted(registry.found("encoder")):
             yield f"encoder {name}", encoder_output(name)
         for name in sorted(registry.found("generator")):
             yield from generator_outputs(name)
         for name in sorted(post_steps.STEPS):
             yield f"post {name}", post_output(name)
-        for name in PROTOCOLS:
-            yield f"protocol {name}", protocol_output(name)
+        for name in protocols.names():
+            yield from protocol_outputs(protocols.find(name))
         yield "split shared-test", split_output()
     finally:
         torch.set_num_threads(before)
+
+
+def dataset_outputs(name: str) -> Iterator[tuple[str, Output]]:
+    """What a reader gives of a small copy: voxels and trials exactly, pictures up to a decoder's rounding."""
+    kind = registry.load("dataset", name)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / name
+        if name == "nsd":
+            copy = nsd_copy.write_copy(root, {1: (1, 2), 2: (1,)}, design=nsd_copy.formula_design())
+            nsd_copy.write_pictures(copy, np.unique(copy.design.stimuli_of(1, 1)), size=8)
+        else:
+            layouts.load(name).write(root)
+        for variant, chosen in DATASETS[name].items():
+            dataset = kind(build(kind.Options, {"root": str(root), **chosen}, name))
+            yield f"dataset {name} {variant}", Output(kind.version, read_trials(dataset), 1e-3)
+            yield f"dataset {name} {variant} stimuli", Output(kind.version, read_stimuli(dataset), 2.0)
+
+
+def read_trials(dataset: Dataset) -> np.ndarray:
+    """Names, sessions, each subject's voxels, and trials and betas of its first and its last session."""
+    sessions = np.array(dataset.sessions())
+    named = [dataset.name, dataset.label, dataset.unit.name, canonical_json(dataset.source()["label_names"])]
+    parts = [[_word(text) for text in named], [dataset.scale], _sample(sessions, 40), [len(sessions)]]
+    for subject in np.unique(sessions[:, 0]).tolist():
+        table = dataset.voxels(subject)
+        labels = np.stack([table.labels[atlas] for atlas in sorted(table.labels)])
+        parts += [[len(table.ncsnr), table.left_out], _sample(table.coordinates, 24), _sample(table.ncsnr, 16)]
+        parts += [_sample(labels, 40), _sample(labels.sum(axis=1), 16)]
+        own = sessions[sessions[:, 0] == subject, 1]
+        for session in sorted({int(own[0]), int(own[-1])}):
+            read = dataset.read_session(subject, session, table)
+            parts += [_sample(values, 8) for values in (read.trial, read.stimulus, read.repeat)]
+            parts += [list(read.betas.shape), _sample(read.betas * dataset.scale, 40)]
+    return np.concatenate([np.asarray(part, dtype=float) for part in parts])
+
+
+def read_stimuli(dataset: Dataset) -> np.ndarray:
+    """The first stimuli of the first session: pictures, words, and whether they are shared."""
+    shown = dataset.trials(*dataset.sessions()[0]).stimulus
+    numbers = np.unique(shown[shown >= 0])[:6].tolist()
+    parts: list[Any] = [[len(numbers)]]
+    for stimulus, origin in zip(dataset.stimuli(numbers), dataset.origins(numbers), strict=True):
+        words = [canonical_json(list(stimulus.captions)), str(stimulus.label), str(origin)]
+        parts.append([stimulus.number, stimulus.shared, *map(_word, words)])
+        if stimulus.image is not None:
+            parts += [stimulus.image.shape, _sample(stimulus.image, 24)]
+    return np.concatenate([np.asarray(part, dtype=float) for part in parts])
+
+
+def _sample(values: np.ndarray, count: int) -> np.ndarray:
+    """Some numbers of an array, evenly spaced and not all in one of its columns."""
+    flat = np.asarray(values, dtype=float).ravel()
+    return flat[np.linspace(0, flat.size - 1, min(count, flat.size)).astype(int)]
+
+
+def _word(text: str) -> int:
+    """A number for a text: what differs in a letter differs by thousands."""
+    return zlib.crc32(text.encode()) & 0xFFFFFF
 
 
 def small(options: type) -> object:
@@ -122,6 +200,20 @@ def generator_outputs(name: str) -> Iterator[tuple[str, Output]]:
     if inputs:
         images = generator.render(inputs, [11, 12])
         yield f"generator {name} pictures", Output(kind.version, pooled(images), 2.0)
+    required = {key: targets[spec.oracle] for key, spec in kind.inputs.items() if spec.required and spec.oracle}
+    for key in kind.inputs.keys() - inputs.keys():
+        images = generator.render(required | {key: input_of(kind.inputs[key], targets)}, [11, 12])
+        yield f"generator {name} pictures from {key}", Output(kind.version, pooled(images), 2.0)
+
+
+def input_of(spec: InputSpec, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """An input's truth where there is one; else pictures of its size, or waves as a latent."""
+    if spec.oracle:
+        return targets[spec.oracle].float()
+    if spec.kind == "picture":
+        return pictures(2, spec.shape[-1])
+    rows = torch.arange(1, 3)[:, None] * torch.arange(np.prod(spec.shape))
+    return torch.sin(rows / 7).reshape(2, *spec.shape)
 
 
 def post_output(name: str) -> Output:
@@ -132,13 +224,73 @@ def post_output(name: str) -> Output:
     return Output(step.version, step.apply(predictions, train), 1e-4)
 
 
-def protocol_output(name: str) -> Output:
-    """Every metric of a protocol over eight pictures and blends of them with others."""
+def protocol_outputs(protocol: protocols.Protocol) -> Iterator[tuple[str, Output]]:
+    """Every metric of a protocol, and the features of its networks: both are what its version stands for.
+
+    Metrics over eight pictures are computed on the networks where these ship, else on stand-ins of a few hundred
+    numbers; metrics of latents over as many rows as a pool of theirs asks for.
+    """
+    name, version = f"protocol {protocol.name}", protocol.version
+    shipped = all(network.shipped for network in protocol.networks)
+    chosen, given = (protocol, None) if shipped else (with_fakes(protocol), weights.UNTRAINED)
     truth = pictures(8, 64)
     blended = (0.5 * truth.float() + 0.5 * truth.roll(3, 0).float()).round().to(torch.uint8)
-    scores = score(blended, truth, name)
+    measured = torch.from_numpy(pooled(truth, 4)).flatten(1)
+    scores = score(blended, truth, chosen, given, betas=(measured, _encoding_model))
     values = [np.nan if metric.value is None else metric.value for metric in scores.metrics]
-    return Output(find(name).version, np.array(values), 1e-3)
+    yield name, Output(version, np.array(values), 1e-3)
+    if rows := [metric for metric in protocol.metrics if "images" not in metric.needs]:
+        yield (
+            f"{name} latents",
+            Output(version, latent_scores(dataclasses.replace(protocol, metrics=tuple(rows))), 1e-3),
+        )
+    for network in protocol.networks:
+        yield f"{name} network {network.name}", Output(version, network_features(network), 0.01)
+
+
+def _encoding_model(images: torch.Tensor) -> torch.Tensor:
+    """Betas of 48 voxels: mean colours of 4 x 4 places, some of them by the square."""
+    colours = torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+    return torch.where(torch.arange(colours.shape[1]) % 3 == 0, colours.square(), colours)
+
+
+def latent_scores(protocol: protocols.Protocol) -> np.ndarray:
+    """The protocol's values over 300 noisy latents; the pictures, which it does not look at, have four pixels."""
+    rng = np.random.RandomState(0)
+    true, noise = (torch.from_numpy(rng.standard_normal((300, 12))) for _ in range(2))
+    nothing = torch.zeros(300, 3, 2, 2)
+    scores = score(nothing, nothing, protocol, latents=(true + 0.3 + 0.9 * noise, true + 0.3))
+    return np.array([metric.value for metric in scores.metrics])
+
+
+@functools.cache
+def network_features(network: Network) -> np.ndarray:
+    """Features of two small pictures under seeded random weights, or the shipped ones, in units of their own spread.
+
+    Transformers of hundreds of millions of parameters have the same classes' layers here, fewer and narrower.
+    """
+    narrow = NARROW.get(network.weights_file)
+    drawn = dataclasses.replace(network, build=narrow) if narrow else network
+    module = weights.load(drawn, None if network.shipped else weights.UNTRAINED, CPU)
+    size = 64 if network.shipped else 28 if narrow else 80
+    features = Extractor(network, module, None, Resize(size, antialias=True), 2)(pictures(2, 96), network.taps)
+    return np.concatenate([_sample((values / values.std()).numpy(), 40) for values in features.values()])
+
+
+def _clip_tower() -> torch.nn.Module:
+    with warnings.catch_warnings():  # clip-anytorch imports pkg_resources, which warns of its own end
+        warnings.simplefilter("ignore", UserWarning)
+        from clip.model import VisionTransformer as Tower
+
+    return Tower(input_resolution=28, patch_size=14, width=32, layers=13, heads=2, output_dim=40)
+
+
+CPU = torch.device("cpu")
+NARROW = {
+    "clip_vit_l14.pt": _clip_tower,
+    "vit_h_14.pth": lambda: VisionTransformer(28, 14, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64),
+}
+"""By their weights file networks that would take seconds to draw: what is built in their stead."""
 
 
 def split_output() -> Output:

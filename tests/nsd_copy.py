@@ -38,9 +38,21 @@ def label_volume(rng: np.random.Generator, labels: int) -> np.ndarray:
     return rng.integers(-1, labels + 1, BOX).astype(np.int16)
 
 
-def write_copy(root: Path, sessions: dict[int, tuple[int, ...]], seed: int = 0) -> Copy:
+def formula_design() -> Design:
+    """A design of NSD's size that no simulator draws: every 73rd picture shared, the others dealt in turn."""
+    numbers = np.arange(1, 73_001, dtype=np.int32)
+    shared, others = numbers[::73], np.delete(numbers, np.s_[::73])
+    pictures = np.stack([np.concatenate([shared, others[subject::8]]) for subject in range(8)])
+    order = np.random.RandomState(0).permutation(np.repeat(np.arange(1, 10_001), 3))
+    counts = [np.bincount(np.bincount(session), minlength=4)[1:] for session in order.reshape(40, 750)]
+    slots = np.zeros((40, 12, 75), np.uint8)
+    slots[:, ::2, :62], slots[:, 1::2, :63] = 1, 1
+    return Design(order[None].astype(np.uint16), pictures, shared[None], np.array(counts, np.uint16).T, slots)
+
+
+def write_copy(root: Path, sessions: dict[int, tuple[int, ...]], seed: int = 0, design: Design | None = None) -> Copy:
     rng = np.random.default_rng(seed)
-    design = simulate_design(seed)
+    design = design or simulate_design(seed)
     tables.write_design(root, design)
     tables.write_stimulus_info(root, design)
     volumes = {"nsdgeneral": label_volume(rng, 1), "streams": label_volume(rng, 7)}

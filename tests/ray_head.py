@@ -68,8 +68,12 @@ class Head:
 
 
 def plain_environment() -> dict[str, str]:
-    """Return this process's environment without Ray's variables, which a local Ray of another test may have set."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    """Return this process's environment without Ray's variables, which a local Ray of another test may have set.
+
+    But for the niceness of workers: tests wait for them, and should not wait for the tests beside them as well.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return kept | {"RAY_worker_niceness": "0"}
 
 
 @contextlib.contextmanager

@@ -22,7 +22,15 @@ from eval.networks._weights import MissingWeightsError
 from eval.networks.base import Network
 from eval.networks.scene.network import SCENE
 from eval.networks.scene.train import Options, normalise, read_scenes, train
-from eval.networks.torchvision import ALEXNET, EFFICIENTNET_B1_V1, EFFICIENTNET_B1_V2, INCEPTION_V3, SWAV_RESNET50
+from eval.networks.torchvision import (
+    ALEXNET,
+    EFFICIENTNET_B1_V1,
+    EFFICIENTNET_B1_V2,
+    EFFICIENTNET_V2_S,
+    INCEPTION_V3,
+    SWAV_RESNET50,
+)
+from eval.protocols.base import find
 from eval.suite import score
 
 CPU = torch.device("cpu")
@@ -84,19 +92,41 @@ def test_architecture_has_the_published_size(network):
     assert sum(parameter.numel() for parameter in built.parameters()) == network.parameters
 
 
-@pytest.mark.parametrize("network", [ALEXNET, INCEPTION_V3, EFFICIENTNET_B1_V2, SWAV_RESNET50])
-def test_taps_are_the_layers_of_that_name(network):
-    """The same layers through torchvision's own feature extraction, on meta tensors for the shapes."""
-    with torch.device("meta"):
-        built = network.build().eval()
-        for name in network.unused:
-            built.set_submodule(name, nn.Identity())
-        pixels = torch.empty(2, 3, 256, 256)
-        tapped = network.forward(built, pixels)
-        expected = create_feature_extractor(built, list(network.taps), suppress_diff_warning=True)(pixels)
-    for tap in network.taps:
-        assert tapped[tap].flatten(1).shape == expected[tap].flatten(1).shape
+@pytest.mark.parametrize(
+    "network", [ALEXNET, EFFICIENTNET_B1_V1, EFFICIENTNET_B1_V2, EFFICIENTNET_V2_S, INCEPTION_V3, SWAV_RESNET50]
+)
+def test_taps_are_the_published_layers_values(network):
+    """What torchvision's own, whole model gives at the layers of those names, under one draw of its weights."""
+    loaded = weights.load(network, "untrained", CPU)
+    with torch.device("meta"):  # its heads, which no tap needs, stay there
+        whole = network.build().eval().requires_grad_(False)
+    whole.load_state_dict(loaded.state_dict(), strict=False, assign=True)
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    tapped = network.forward(loaded, pixels)
+    expected = create_feature_extractor(whole, list(network.taps), suppress_diff_warning=True)(pixels)
     assert set(tapped) == set(network.taps)
+    for tap in network.taps:
+        assert expected[tap].std() > 0
+        # In units of the layer's own spread: random weights of fifty layers give any size.
+        values, reference = (side.flatten(1) / expected[tap].std() for side in (tapped[tap], expected[tap]))
+        torch.testing.assert_close(values, reference, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_scene_taps_are_what_its_stages_give():
+    """Stages before their ReLU, the last one pooled after it, and the standardised embedding, each by a hook."""
+    module = weights.load(SCENE, None, CPU)
+    caught = {}
+    for name in ("stages.0", "stages.2", "stages.3", "embedding"):
+        module.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: caught.__setitem__(name, output.clone())
+        )
+    tapped = SCENE.forward(module, normalise(_smooth_pictures(4)))
+    torch.testing.assert_close(tapped["low"], caught["stages.0"])
+    torch.testing.assert_close(tapped["mid"], caught["stages.2"])
+    torch.testing.assert_close(tapped["high"], caught["stages.3"].clamp(min=0).mean((2, 3)))
+    torch.testing.assert_close(tapped["embedding"], (caught["embedding"] - module.centre) / module.spread)
+    assert module.spread.std() > 0
 
 
 def test_alexnet_taps_follow_the_second_and_fifth_relu():
@@ -259,17 +289,32 @@ def test_bad_training_files_are_named(tmp_path, change, message):
 @pytest.mark.networks
 def test_mindeye2_runs_untrained_on_the_full_networks():
     pictures = _smooth_pictures(3)
-    cache = {}
-    scores = score(pictures.roll(1, 2), pictures, "mindeye2", "untrained", features=cache)
+    caught = {}
+
+    def catching(network):
+        def forward(module, pixels):
+            tapped = network.forward(module, pixels)
+            caught.update({(network.name, tap): values.flatten(1).clone() for tap, values in tapped.items()})
+            return tapped
+
+        return dataclasses.replace(network, forward=forward)
+
+    protocol = find("mindeye2")
+    metrics = [
+        dataclasses.replace(m, feature=dataclasses.replace(m.feature, network=networks[m.feature.network.name]))
+        if m.feature
+        else m
+        for networks in [{network.name: catching(network) for network in protocol.networks}]
+        for m in protocol.metrics
+    ]
+    scores = score(pictures.roll(1, 2), pictures, dataclasses.replace(protocol, metrics=tuple(metrics)), "untrained")
     assert scores.untrained
     assert len(scores.weights) == 5
-    assert sum(network == "pixels" for _, network, _ in cache) == 5
-    features_of = {key: values for key, values in cache.items() if key[1] != "pixels"}
-    for (_, network, tap), features in features_of.items():
+    for (network, tap), features in caught.items():
         expected = FEATURES[tap][network] if tap == "avgpool" else FEATURES[tap]
         assert features.shape == (3, expected)
-        assert np.isfinite(features).all()
-        assert features.std(axis=1).min() > 0
-    assert len(features_of) == 6
+        assert features.isfinite().all()
+        assert features.std(dim=1).min() > 0
+    assert len(caught) == 6
     assert all(metric.status == "ok" and 0 <= metric.value <= 1 for metric in scores.metrics[:8])
     assert all(metric.status.startswith("not computed: needs") for metric in scores.metrics[8:])

@@ -7,18 +7,21 @@ from clip.model import VisionTransformer
 from eval_fakes import level_pictures
 from torch import nn
 from torchmetrics.functional.image.lpips import _LPIPS
+from torchvision.models import VisionTransformer as PublishedViT
 from torchvision.models import alexnet as published_alexnet
 from torchvision.models.feature_extraction import create_feature_extractor
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from eval.metrics.perceptual_distance import perceptual_distance
 from eval.networks import _weights as weights
 from eval.networks._features import Extractor
-from eval.networks.clip_vit_l14 import CLIP_VIT_L14_HIDDEN, HIDDEN
+from eval.networks.clip_vit_l14 import CLIP_VIT_L14, CLIP_VIT_L14_HIDDEN
 from eval.networks.lpips_alex import LPIPS_ALEX
 from eval.networks.torchvision import ALEXNET_POOLED, EFFICIENTNET_V2_S, VIT_H_14
 from eval.pictures import Resize
 
 CPU = torch.device("cpu")
+BLOCKS = 13
 
 
 @pytest.mark.networks
@@ -79,21 +82,72 @@ def test_lpips_is_torchmetrics(tmp_path):
     torch.testing.assert_close(batch, features[0][:2])
 
 
-def test_clip_hidden_states_are_those_of_the_tower():
-    """A narrow tower of the same class: what its blocks give, and the embedding of its own forward pass."""
+def _transformers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A tower's entries by the names that transformers gives them; queries, keys and values lie apart there."""
+    named = {
+        "vision_model.embeddings.patch_embedding.weight": state["conv1.weight"],
+        "vision_model.embeddings.class_embedding": state["class_embedding"],
+        "vision_model.embeddings.position_embedding.weight": state["positional_embedding"],
+        "visual_projection.weight": state["proj"].T.contiguous(),
+    }
+    for kind in ("weight", "bias"):
+        named[f"vision_model.pre_layrnorm.{kind}"] = state[f"ln_pre.{kind}"]
+        named[f"vision_model.post_layernorm.{kind}"] = state[f"ln_post.{kind}"]
+        for block in range(BLOCKS):
+            ours, theirs = f"transformer.resblocks.{block}", f"vision_model.encoder.layers.{block}"
+            parts = state[f"{ours}.attn.in_proj_{kind}"].chunk(3)
+            for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+                named[f"{theirs}.self_attn.{name}.{kind}"] = part
+            for name, other in (
+                ("attn.out_proj", "self_attn.out_proj"),
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"),
+                ("mlp.c_proj", "mlp.fc2"),
+            ):
+                named[f"{theirs}.{other}.{kind}"] = state[f"{ours}.{name}.{kind}"]
+    return named
+
+
+def test_clip_features_are_those_of_transformers():
+    """A narrow tower of the same class, and transformers' own CLIP with its weights: hidden states as counted there."""
     torch.manual_seed(0)
-    tower = VisionTransformer(input_resolution=28, patch_size=14, width=32, layers=13, heads=2, output_dim=8).eval()
-    caught = {}
-    for number, block in enumerate(tower.transformer.resblocks, start=1):
-        block.register_forward_hook(lambda _, __, output, number=number: caught.__setitem__(number, output))
+    tower = VisionTransformer(28, patch_size=14, width=32, layers=BLOCKS, heads=2, output_dim=8).eval()
+    for norm in (tower.ln_pre, tower.ln_post):  # fresh ones do nothing: whether they are applied would not show
+        nn.init.normal_(norm.weight, 1, 0.3)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=128, num_hidden_layers=BLOCKS, num_attention_heads=2, image_size=28,
+        patch_size=14, projection_dim=8, hidden_act="quick_gelu", attn_implementation="eager",
+    )  # fmt: skip
+    reference = CLIPVisionModelWithProjection(config).eval()
+    missing, unknown = reference.load_state_dict(_transformers_names(tower.state_dict()), strict=False)
+    assert not unknown and all("position_ids" in name for name in missing)
     pixels = torch.randn(2, 3, 28, 28)
-    expected = tower(pixels)
-    hidden = {number: caught[number].permute(1, 0, 2) for number in HIDDEN}
-    tapped = CLIP_VIT_L14_HIDDEN.forward(tower, pixels)
-    torch.testing.assert_close(tapped["encode_image"], expected)
-    for number, states in hidden.items():
-        torch.testing.assert_close(tapped[f"hidden.{number}"], states)
-        assert states.shape == (2, 5, 32)
+    with torch.inference_mode():
+        expected = reference(pixels, output_hidden_states=True)
+        tapped = CLIP_VIT_L14_HIDDEN.forward(tower, pixels)
+        plain = CLIP_VIT_L14.forward(tower, pixels)
+    assert set(plain) == set(CLIP_VIT_L14.taps)
+    assert set(tapped) == set(CLIP_VIT_L14_HIDDEN.taps)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(plain["encode_image"], expected.image_embeds, **close)
+    torch.testing.assert_close(tapped["encode_image"], expected.image_embeds, **close)
+    for number in (6, 12):
+        torch.testing.assert_close(tapped[f"hidden.{number}"], expected.hidden_states[number], **close)
+
+
+def test_vit_probabilities_are_the_softmax_of_its_head():
+    """A narrow network of the same class; its logits by a hook on the layer that gives them."""
+    torch.manual_seed(0)
+    narrow = PublishedViT(28, 14, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=50).eval()
+    nn.init.normal_(narrow.heads.head.weight)  # torchvision begins with zeros, which give every class the same
+    logits = []
+    narrow.heads.head.register_forward_hook(lambda _, __, output: logits.append(output.detach().double().numpy()))
+    found = VIT_H_14.forward(narrow, torch.randn(3, 3, 28, 28))["probabilities"].detach().numpy()
+    shares = np.exp(logits[0] - logits[0].max(axis=1, keepdims=True))
+    np.testing.assert_allclose(found, shares / shares.sum(axis=1, keepdims=True), rtol=1e-4)
+    assert found.shape == (3, 50) and found.std() > 1e-3
 
 
 def test_scale_comes_before_mean_and_deviation():

@@ -106,28 +106,64 @@ def test_sizes_and_types_may_differ(pictures):
     assert score(large, levels, "scenes-1")["pixcorr"].value > 0.98
 
 
-def test_cached_truth_features_give_the_same_numbers(pictures, scores):
+@pytest.fixture
+def counted():
+    """scenes-1 whose network notes how many pictures each of its passes takes, and those notes."""
+    passes = []
+
+    def forward(module, pixels):
+        passes.append(len(pixels))
+        return SCENE.forward(module, pixels)
+
+    return _on(dataclasses.replace(SCENE, forward=forward)), passes
+
+
+def _on(network):
+    """scenes-1 with another network."""
+    metrics = [
+        dataclasses.replace(m, feature=dataclasses.replace(m.feature, network=network)) if m.feature else m
+        for m in find("scenes-1").metrics
+    ]
+    return dataclasses.replace(find("scenes-1"), metrics=tuple(metrics))
+
+
+def _copied(cache):
+    return {key: values.copy() for key, values in cache.items()}
+
+
+def test_cached_truth_features_give_the_same_numbers(pictures, scores, counted):
+    protocol, passes = counted
     cache = {}
-    first = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
-    parts = ["pixcorr shifted", "pixcorr moments", "ssim grey", "ssim centre", "ssim means"]
-    kept = {("pixels", f"{part} {start}") for part in parts for start in (0, 8)}
-    assert {(network, tap) for _, network, tap in cache} == kept | {("scene", tap) for tap in SCENE.taps}
-    second = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
+    first = score(pictures[0][:, 0], pictures[1], protocol, features=cache)
+    assert sum(passes) == 12 + 12  # reconstructions and truths
+    second = score(pictures[0][:, 0], pictures[1], protocol, features=cache)
+    assert sum(passes) == 24 + 12  # the truths had passed
     for name in COLUMNS:
         np.testing.assert_array_equal(first.per_image[name], second.per_image[name])
         np.testing.assert_array_equal(first.per_image[name], scores.per_image[name])
-    before = {key: values.copy() for key, values in cache.items()}
-    score(pictures[0][:, 1], pictures[1], "scenes-1", features=cache)
-    assert len(cache) == 14
+    before = _copied(cache)
+    score(pictures[0][:, 1], pictures[1], protocol, features=cache)
+    assert cache.keys() == before.keys()  # nothing of reconstructions is kept
     for key, values in cache.items():  # whoever compares leaves them as they are
         np.testing.assert_array_equal(values, before[key])
+
+
+def test_what_a_cache_holds_is_what_is_compared_with(pictures, scores):
+    cache = {}
+    score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     for values in cache.values():
         values[:] = values[::-1].copy()
     turned = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
     for name in ("pixcorr", "ssim", "scene-mid"):
         assert turned[name].value < scores[name].value
-    score(pictures[0][:, 0], pictures[1].flip(0), "scenes-1", features=cache)
-    assert len(cache) == 28  # other pictures, other entries
+    spoilt = _copied(cache)
+    others = score(pictures[0][:, 0], pictures[1].flip(0), "scenes-1", features=cache)
+    plain = score(pictures[0][:, 0], pictures[1].flip(0), "scenes-1")
+    for name in COLUMNS:  # other pictures, other entries
+        np.testing.assert_array_equal(others.per_image[name], plain.per_image[name])
+    assert len(cache) > len(spoilt)
+    for key, values in spoilt.items():
+        np.testing.assert_array_equal(cache[key], values)
 
 
 def test_read_only_caches_serve(pictures, scores):
@@ -143,16 +179,21 @@ def test_read_only_caches_serve(pictures, scores):
 
 def test_prepared_truths_are_kept_up_to_a_limit(pictures, scores, monkeypatch):
     """Of 12 pictures in parts of 8 the first part is kept; the last 4 would pass the limit, and count no worse."""
-    whole = {}
-    score(pictures[0][:, 0], pictures[1], "scenes-1", features=whole)
-    held = sum(values.nbytes for (_, network, _), values in whole.items() if network == "pixels")
+    pixels = dataclasses.replace(find("scenes-1"), metrics=find("scenes-1").metrics[:2])
+    assert {metric.name for metric in pixels.metrics} == {"pixcorr", "ssim"}
+    whole, cache = {}, {}
+    score(pictures[0][:, 0], pictures[1], pixels, features=whole)
+    held = _nbytes(whole)
     monkeypatch.setattr("eval._scoring.pixels.MOST_KEPT", held - 1)
-    cache = {}
     for _ in range(2):
-        partly = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache)
-        assert {tap[-2:] for _, network, tap in cache if network == "pixels"} == {" 0"}
-        for name in COLUMNS:
-            np.testing.assert_array_equal(partly.per_image[name], scores.per_image[name])
+        partly = score(pictures[0][:, 0], pictures[1], pixels, features=cache)
+        assert _nbytes(cache) == pytest.approx(held * 8 / 12)
+        for metric in pixels.metrics:
+            np.testing.assert_array_equal(partly.per_image[metric.name], scores.per_image[metric.name])
+
+
+def _nbytes(cache):
+    return sum(values.nbytes for values in cache.values())
 
 
 def test_protocols_share_no_prepared_truths_of_other_sizes(pictures):
@@ -161,10 +202,11 @@ def test_protocols_share_no_prepared_truths_of_other_sizes(pictures):
         protocol = Protocol("p", 1, "", None, (MetricSpec("x", "X", PIXCORR, resize=Resize(size, False)),))
         given = score(pictures[0], pictures[1], protocol, features=cache)
         np.testing.assert_array_equal(given.per_image["x"], score(pictures[0], pictures[1], protocol).per_image["x"])
-    assert len(cache) == 2 * 2 * 2  # two sizes, two parts, two tensors
+    before = _copied(cache)
     same = dataclasses.replace(protocol, name="q", metrics=(dataclasses.replace(protocol.metrics[0], name="y"),))
-    score(pictures[0], pictures[1], same, features=cache)
-    assert len(cache) == 8
+    again = score(pictures[0], pictures[1], same, features=cache)
+    assert cache.keys() == before.keys()  # names are not what a prepared truth depends on
+    np.testing.assert_array_equal(again.per_image["y"], given.per_image["x"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
@@ -353,9 +395,14 @@ def test_reduced_precision_is_near_and_on_the_result(pictures, scores, precision
 def test_precisions_do_not_share_cached_features(pictures):
     cache = {}
     for precision in ("float32", "bfloat16"):
-        score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache, precision=precision)
-    assert sum(network == "scene" for _, network, _ in cache) == 8
-    assert sum(network == "pixels" for _, network, _ in cache) == 10  # no network saw them: shared
+        cached = score(pictures[0][:, 0], pictures[1], "scenes-1", features=cache, precision=precision)
+        plain = score(pictures[0][:, 0], pictures[1], "scenes-1", precision=precision)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(cached.per_image[name], plain.per_image[name])
+    before = _copied(cache)
+    pixels = dataclasses.replace(find("scenes-1"), metrics=find("scenes-1").metrics[:2])
+    score(pictures[0][:, 0], pictures[1], pixels, features=cache, precision="float16")
+    assert cache.keys() == before.keys()  # no network saw them: shared
 
 
 def test_unknown_precision_and_exchanged_sides_are_named(pictures):

@@ -21,6 +21,7 @@ import pytest
 import ray
 import torch
 from ray_head import MARK, ROOT, own_processes, plain_environment
+from small_sweep import arguments, values
 from tiny_system import LATENT
 
 from bench import sweep
@@ -48,18 +49,6 @@ def wait_until(what: Callable[[], object], process: subprocess.Popen[bytes] | No
         assert time.monotonic() < deadline, log and log.read_text()[-3000:]
         time.sleep(0.01)
     return found
-
-
-def arguments(shards: Folder, runs: Path) -> list[str]:
-    """The command line of a small sweep: four configurations of one subject, two at a time."""
-    size = ["--subjects", "1", "--recipes", "tiny-knn", "--trials", "4", "--test-images", "8"]
-    return ["--shards", shards.uri, "--runs", str(runs), *size, "--cpus", "2", "--replicas", "1"]
-
-
-def values(runs: Path) -> dict[str, dict[str, float]]:
-    """Every row's metric values by name."""
-    records = [json.loads(path.read_text()) for path in runs.glob("scores/*/record.json")]
-    return {r["name"]: {name: metric["value"] for name, metric in r["metrics"].items()} for r in records}
 
 
 def fits(runs: Path) -> dict[str, str]:
@@ -94,32 +83,30 @@ def own_sweep(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.cluster
-def test_a_killed_sweep_goes_on_and_ends_like_an_undisturbed_one(tiny, tiny_shards, tmp_path):
+def test_a_killed_sweep_goes_on_and_ends_like_an_undisturbed_one(finished, tiny_shards, tmp_path):
     runs, log = tmp_path / "runs", tmp_path / "sweep.log"
-    # `tiny` has made the targets before: the sweep is killed in its fits, not while it makes them.
+    # The undisturbed sweep has made the targets before: this one is killed in its fits, not while it makes them.
     with own_sweep(arguments(tiny_shards, runs), log) as driver:
         wait_until(lambda: list(runs.glob(f"fits/*/{FIT_RECORD}")), driver, log)
         driver.send_signal(signal.SIGKILL)
         assert driver.wait(10) == -signal.SIGKILL
-    finished = {path: path.stat().st_mtime_ns for path in runs.glob(f"fits/*/{FIT_RECORD}")}
-    assert finished
+    done = {path: path.stat().st_mtime_ns for path in runs.glob(f"fits/*/{FIT_RECORD}")}
+    assert done
     assert not (runs / "scores").exists()
-    assert all(json.loads(path.read_text())["status"] == "ok" for path in finished)
+    assert all(json.loads(path.read_text())["status"] == "ok" for path in done)
     assert sweep.main(arguments(tiny_shards, runs)) == 0
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    undisturbed = tmp_path / "undisturbed"
-    assert sweep.main(arguments(tiny_shards, undisturbed)) == 0
-    assert values(runs) == values(undisturbed)
-    assert fits(runs) == fits(undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert values(runs) == values(finished)
+    assert fits(runs) == fits(finished)
     searched = {name for name, control in fits(runs).items() if control == "none"}
-    assert {path.parent.name for path in finished} < searched  # it was killed while fits were running
+    assert {path.parent.name for path in done} < searched  # it was killed while fits were running
 
 
 @pytest.mark.cluster
 def test_one_interrupt_after_the_search_ends_the_sweep_in_one_line(tiny, tiny_shards, tmp_path):
     """Ray Tune's handler would stay in place after the search and take the first Ctrl-C of a later stage."""
     runs, log = tmp_path / "runs", tmp_path / "sweep.log"
-    with own_sweep(arguments(tiny_shards, runs), log) as driver:
+    with own_sweep(arguments(tiny_shards, runs, "--subjects", "1", "--recipes", "tiny-knn"), log) as driver:
         wait_until(lambda: list(runs.glob("predictions/*")), driver, log)
         driver.send_signal(signal.SIGINT)
         assert driver.wait(60) == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 from types import SimpleNamespace
 
@@ -423,27 +424,54 @@ def test_a_rerun_makes_only_what_is_missing(swept, refs, monkeypatch):
     assert again[1:] == swept.records[1:]
 
 
-def test_a_fit_whose_data_hold_nan_leaves_a_failed_record_and_one_message(refs, tmp_path):
-    runs, notes = Folder.at(tmp_path), []
-    chosen = [dataclasses.replace(c, data="spoilt:session") for c in candidates(RIDGE, (1, 2), digests(), 0)[:2]]
-    with pytest.raises(
-        ReconbenchError, match=r"every fit of small-ridge/0/\(1,\)/none failed; the first: ValueError: .*1"
-    ):
-        run_candidates(chosen, refs, runs, collect(notes))
-    failed, fine = (read_fit(runs, c.plan.id) for c in chosen)
+@dataclasses.dataclass
+class Spoilt:
+    """A search over data with NaN in subject 1: two fits of a recipe, and a chain; what it noted and said."""
+
+    ridge: list[Candidate]
+    chain: list[Candidate]
+    notes: list[tuple[int, str]]
+    runs: Folder
+    said: str
+
+
+@pytest.fixture(scope="module")
+def spoilt(refs, tmp_path_factory) -> Spoilt:
+    runs, notes = Folder.at(tmp_path_factory.mktemp("spoilt")), []
+    ridge, chained = (
+        [dataclasses.replace(c, data="spoilt:session") for c in chosen]
+        for chosen in (candidates(RIDGE, (1, 2), digests(), 0)[:2], candidates(chain(), (1,), digests(), 0))
+    )
+    with pytest.raises(ReconbenchError) as raised:
+        run_candidates([*ridge, *chained], refs, runs, collect(notes))
+    return Spoilt(ridge, chained, notes, runs, str(raised.value))
+
+
+def said_again(chosen: list[Candidate], refs: DataRefs, runs: Folder, monkeypatch) -> str:
+    """What a search over fits that have failed says, without trying them again."""
+    monkeypatch.setattr(search, "_tune", lambda *_: None)
+    with pytest.raises(ReconbenchError) as raised:
+        run_candidates(chosen, refs, runs, collect([]))
+    return str(raised.value)
+
+
+def test_a_fit_whose_data_hold_nan_leaves_a_failed_record_and_one_message(spoilt, refs, monkeypatch):
+    message = r"every fit of small-ridge/0/\(1,\)/none failed; the first: ValueError: .*1"
+    assert re.search(message, said_again(spoilt.ridge, refs, spoilt.runs, monkeypatch))
+    assert spoilt.said.count("every fit of") == 1
+    failed, fine = (read_fit(spoilt.runs, c.plan.id) for c in spoilt.ridge)
     assert (failed.status, failed.error["type"]) == ("failed", "ValueError")
     assert "voxels of subject 1" in failed.error["message"]
     assert fine.status == "ok", "the other subject's fit is finished and kept"
-    assert (1, "small-ridge subject (1,) FAILED") in notes
-    assert not (runs / "fits" / chosen[0].plan.id).exists("state")
+    assert (1, "small-ridge subject (1,) FAILED") in spoilt.notes
+    assert not (spoilt.runs / "fits" / spoilt.ridge[0].plan.id).exists("state")
 
 
-def test_a_fit_whose_parent_failed_is_left_out(refs, tmp_path):
-    runs = Folder.at(tmp_path)
-    chosen = [dataclasses.replace(c, data="spoilt:session") for c in candidates(chain(), (1,), digests(), 0)]
-    with pytest.raises(ReconbenchError, match=r"every fit of chain/0/\(1,\)/none failed; the first: ValueError: .*1"):
-        run_candidates(chosen, refs, runs, collect([]))
-    assert (runs / "fits").names() == [chosen[0].plan.id]
+def test_a_fit_whose_parent_failed_is_left_out(spoilt, refs, monkeypatch):
+    message = r"every fit of chain/0/\(1,\)/none failed; the first: ValueError: .*1"
+    assert re.search(message, said_again(spoilt.chain, refs, spoilt.runs, monkeypatch))
+    made = {c.plan.id for c in (*spoilt.ridge, spoilt.chain[0])}
+    assert set((spoilt.runs / "fits").names()) == made
 
 
 def test_a_failed_fit_is_tried_again_and_a_stopped_one_is_not(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -100,14 +101,33 @@ def test_an_epoch_is_dealt_in_turn(ray_session):
         ]
 
 
-def test_what_a_worker_raises_is_the_fits_failure(refs, tmp_path):
-    runs = Folder.at(tmp_path)
+@dataclasses.dataclass
+class Failures:
+    """A search none of whose fits comes to an end, and what it said."""
+
+    spoilt: Candidate
+    large: Candidate
+    runs: Folder
+    said: str
+
+
+@pytest.fixture(scope="module")
+def failures(refs, tmp_path_factory) -> Failures:
+    """A fit whose data hold NaN, and one with fewer batches than workers, in one search."""
+    runs = Folder.at(tmp_path_factory.mktemp("failures"))
+    options = {**STAGE.options, "batch_size": 96}
+    large = dataclasses.replace(candidate_of(dataclasses.replace(STAGE, options=options)), recipe="too-large")
     spoilt = candidate_of(STAGE, data="spoilt:session")
-    with pytest.raises(ReconbenchError, match=r"every fit of shared/0.* failed; the first: ValueError: .*subject 1"):
-        run([spoilt], refs, runs)
-    record = read_fit(runs, spoilt.plan.id)
+    with pytest.raises(ReconbenchError) as raised:
+        run([spoilt, large], refs, runs)
+    return Failures(spoilt, large, runs, str(raised.value))
+
+
+def test_what_a_worker_raises_is_the_fits_failure(failures):
+    assert re.search(r"every fit of shared/0.* failed; the first: ValueError: .*subject 1", failures.said)
+    record = read_fit(failures.runs, failures.spoilt.plan.id)
     assert (record.status, record.error["type"]) == ("failed", "ValueError")
-    assert not (runs / "fits" / spoilt.plan.id / "team").exists()
+    assert not (failures.runs / "fits" / failures.spoilt.plan.id / "team").exists()
 
 
 def test_two_workers_do_what_one_does_with_batches_twice_as_large(refs, tmp_path):
@@ -140,10 +160,15 @@ def test_two_workers_do_what_one_does_with_batches_twice_as_large(refs, tmp_path
     assert not folder.exists("checkpoint")
 
 
-def test_more_workers_than_batches(refs, tmp_path):
-    large = dataclasses.replace(STAGE, options={**STAGE.options, "batch_size": 96})
+def test_more_workers_than_batches(failures, refs, monkeypatch):
+    record = read_fit(failures.runs, failures.large.plan.id)
+    assert record.status == "failed"
+    assert "subject 1 has 96 training samples: batches of 96 are too few for 2" in record.error["message"]
+    monkeypatch.setattr(
+        "bench.fitting.search._tune", lambda *_: None
+    )  # it has been tried: only what is said is asked for
     with pytest.raises(ReconbenchError, match="subject 1 has 96 training samples: batches of 96 are too few for 2"):
-        run([candidate_of(large)], refs, Folder.at(tmp_path))
+        run([failures.large], refs, failures.runs)
 
 
 def test_more_workers_than_this_machine_has_places_for(refs, tmp_path):

@@ -5,7 +5,6 @@ import json
 
 import pytest
 from board_records import COLUMNS, dataset, draw, protocol, scored
-from browser import CHROMIUM, Page
 from test_leaderboard_page import png
 
 from bench.board.gallery import Item
@@ -66,19 +65,10 @@ def board(tmp_path_factory):
     return build_board(runs, runs, items), folder
 
 
-@pytest.fixture(scope="module")
-def browser(board, tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium), so the page cannot be opened")
-    with Page(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
 @pytest.fixture
 def page(browser, board):
     """The page as it is when it has just been opened; what it logged as an error fails the test."""
     browser.resize(1400, 1000)
-    browser.send("Page.navigate", url="about:blank")  # from the page to itself with a # would be no new page
     browser.open((board[1] / "leaderboard.html").as_uri())
     browser.errors.clear()
     yield browser
@@ -205,7 +195,6 @@ def test_image_shows_scores_and_their_places(page, board):
 
 def test_linked_image_opens_and_the_back_key_closes_it(page, board):
     address = (board[1] / "leaderboard.html").as_uri()
-    page.send("Page.navigate", url="about:blank")
     page.open(f"{address}#image=2-3")
     page.wait("document.getElementById('image')?.open")
     assert page.js("document.getElementById('image-title').textContent") == "Subject 2, image 3"

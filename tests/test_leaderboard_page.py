@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from board_records import COLUMNS, controls, draw, protocol, scored
-from browser import CHROMIUM, FLAGS
 from PIL import Image
 from rich.console import Console
 
@@ -169,28 +168,20 @@ def test_gallery_refuses_what_is_not_a_picture():
         pictures.validate(made, "gallery.json")
 
 
-def browse(page, tmp_path, *extra):
-    """Open a page in a headless browser; returns what it prints."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium), so the page cannot be opened")
-    command = [
-        CHROMIUM,
-        *FLAGS,
-        "--virtual-time-budget=3000",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        *extra,
-        page.as_uri(),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+def document_of(browser, page):
+    """The document that a browser makes of a page."""
+    browser.resize(1400, 1000)
+    browser.open(page.as_uri())
+    return browser.js("document.documentElement.outerHTML")
 
 
 @pytest.fixture
-def opened(tmp_path):
+def opened(browser, tmp_path):
     """The document that a browser makes of a page with a hostile name in it."""
     pairs = example(HOSTILE)
     page = tmp_path / "leaderboard.html"
     page.write_text(page_of(board_of(pairs), pictures.gallery(items(pairs))))
-    return pairs, browse(page, tmp_path, "--dump-dom")
+    return pairs, document_of(browser, page)
 
 
 def test_browser_draws_every_row_and_runs_nothing_foreign(opened):
@@ -211,11 +202,13 @@ def test_browser_draws_every_row_and_runs_nothing_foreign(opened):
     assert "BadDataError in prepare: the mask has no voxels" in shown
 
 
-def test_browser_takes_a_picture_of_the_page(tmp_path):
+def test_browser_takes_a_picture_of_the_page(browser, tmp_path):
     pairs = example()
     page, picture = tmp_path / "leaderboard.html", tmp_path / "page.png"
     page.write_text(page_of(board_of(pairs), pictures.gallery(items(pairs))))
-    browse(page, tmp_path, "--window-size=1400,1000", "--hide-scrollbars", f"--screenshot={picture}")
+    browser.resize(1400, 1000)
+    browser.open(page.as_uri())
+    browser.screenshot(picture)
     seen = np.asarray(Image.open(picture).convert("RGB"))
     assert seen.shape == (1000, 1400, 3)
     assert len(np.unique(seen.reshape(-1, 3), axis=0)) > 50

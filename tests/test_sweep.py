@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_sweep import arguments, values
 from sweep_summary import summary
 
 from bench import sweep
@@ -20,14 +21,7 @@ from bench.fitting import trial
 from bench.leaderboard import check_board
 from bench.sweeping import flow
 
-RECIPES = "tiny-ridge,tiny-knn"
 GOLDEN = Path(__file__).parent / "golden" / "sweep.json"
-
-
-def arguments(shards: Folder, runs: Path, *more: str) -> list[str]:
-    """Return the command line of the smallest sweep."""
-    base = ["--shards", shards.uri, "--runs", str(runs), "--recipes", RECIPES, "--trials", "2", "--test-images", "16"]
-    return [*base, *more]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -39,20 +33,6 @@ def files(runs: Path) -> dict[str, tuple[int, bytes]]:
     """Return modification time and content of everything that is a result."""
     kept = [p for p in sorted(runs.rglob("*")) if p.is_file() and p.name not in {"stages.json"}]
     return {str(p.relative_to(runs)): (p.stat().st_mtime_ns, p.read_bytes()) for p in kept}
-
-
-def values(runs: Path) -> dict[str, dict[str, float]]:
-    """Return every row's metric values by name: what a board says, without costs and times."""
-    records = [json.loads(p.read_text()) for p in runs.glob("scores/*/record.json")]
-    return {r["name"]: {name: metric["value"] for name, metric in r["metrics"].items()} for r in records}
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_shards: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep's runs folder. Never change what is in it."""
-    runs = tmp_path_factory.mktemp("sweep") / "runs"
-    assert run(arguments(tiny_shards, runs)) == 0
-    return runs
 
 
 def test_board_stands_with_its_controls(finished: Path) -> None:

@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import regenerate_golden
-from fixed_outputs import PROTOCOLS, Output, outputs
+from fixed_outputs import DATASETS, Output, outputs
 from regenerate_golden import differences, entry, stored
 
 from bench.core import registry
 from bench.recipes import post_steps
+from eval.protocols.base import find
+from eval.protocols.base import names as protocols
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +23,27 @@ def made() -> dict[str, Output]:
 
 def test_everything_with_a_version_is_covered(made):
     names = {f"encoder {name}" for name in registry.found("encoder")}
-    names |= {f"post {name}" for name in post_steps.STEPS} | {f"protocol {name}" for name in PROTOCOLS}
-    names |= {"split shared-test"}
-    assert names <= set(made)
+    names |= {f"post {name}" for name in post_steps.STEPS} | {"split shared-test"}
+    for name in protocols():
+        names |= {f"protocol {name}"} | {f"protocol {name} network {network.name}" for network in find(name).networks}
+    for name in registry.found("dataset"):
+        names |= {f"dataset {name} {variant}" for variant in DATASETS[name]}
+        names |= {f"dataset {name} {variant} stimuli" for variant in DATASETS[name]}
     for name, kind in registry.found("generator").items():
-        assert {f"generator {name} target {target}" for target in kind.targets} <= set(made)
+        names |= {f"generator {name} target {target}" for target in kind.targets}
+        if kind.inputs:
+            assert any(f"generator {name} pictures" in made_name for made_name in made)
+    assert names <= set(made)
+
+
+def test_every_metric_of_every_protocol_has_a_value_somewhere(made):
+    for name in protocols():
+        latents = [metric.name for metric in find(name).metrics if "images" not in metric.needs]
+        values = made[f"protocol {name}"].values
+        missing = [metric.name for metric, v in zip(find(name).metrics, values, strict=True) if np.isnan(v)]
+        assert missing == latents
+        if latents:
+            assert np.isfinite(made[f"protocol {name} latents"].values).all()
 
 
 def test_no_output_changed_without_a_new_version(made):
