@@ -27,7 +27,7 @@ from bench.core.errors import BadDataError, OptionError
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, found_parts, key_table, read_images, seal, write_images
-from bench.generators.choice import Chosen, settings_from
+from bench.generators.choice import GeneratorChoice, settings_from
 from bench.predict import read_predictions
 from bench.rendering.client import Batch, Plan, run_plans
 from bench.rendering.inputs import checked_inputs
@@ -87,9 +87,9 @@ def render(
     """
     if batch_size < 1 or (replicas is not None and replicas < 1):
         raise OptionError(f"batch size and replicas must be at least 1, got {batch_size} and {replicas}")
-    groups: dict[str, tuple[Chosen, list[Plan]]] = {}
+    groups: dict[str, tuple[GeneratorChoice, list[Plan]]] = {}
     for job in jobs:
-        chosen = Chosen(job.generator, job.options)
+        chosen = GeneratorChoice(job.generator, job.options)
         if plan := _planned(job, chosen, batch_size, advance):
             groups.setdefault(repr(chosen.identity(render=True)), (chosen, []))[1].append(plan)
     if not groups:
@@ -104,7 +104,7 @@ def render(
                 run_plans(handle, plans, scale, batch_size, advance)
 
 
-def _planned(job: RenderJob, chosen: Chosen, batch_size: int, advance: console.Advance | None) -> Plan | None:
+def _planned(job: RenderJob, chosen: GeneratorChoice, batch_size: int, advance: console.Advance | None) -> Plan | None:
     """Return what a job still has to render; None where all its pictures are there."""
     keys = key_table(job.keys)
     seeds = np.asarray(job.seeds)
@@ -178,7 +178,7 @@ def _run(argv: Sequence[str]) -> int:
         "--listen", type=int, default=None, metavar="PORT", help="serve single pictures over HTTP instead"
     )
     arguments = parser.parse_args(argv)
-    chosen = Chosen(arguments.generator, settings_from(arguments.set or []))
+    chosen = GeneratorChoice(arguments.generator, settings_from(arguments.set or []))
     if arguments.listen is not None:
         return _listen(chosen, arguments.listen, arguments.batch_size, arguments.replicas)
     if not (arguments.predictions and arguments.inputs and arguments.out):
@@ -199,7 +199,7 @@ def _feed(text: str) -> tuple[str, str]:
     return name, head
 
 
-def _job(predictions: Folder, chosen: Chosen, feeds: Mapping[str, str], seed: int, out: Folder) -> RenderJob:
+def _job(predictions: Folder, chosen: GeneratorChoice, feeds: Mapping[str, str], seed: int, out: Folder) -> RenderJob:
     """Return the job that renders a predictions folder."""
     read = {name: read_predictions(predictions, head) for name, head in feeds.items()}
     keys = next(iter(read.values()))[0]
@@ -215,7 +215,7 @@ def _job(predictions: Folder, chosen: Chosen, feeds: Mapping[str, str], seed: in
     return RenderJob(chosen.name, chosen.settings, keys, inputs, np.array(seeds, np.int64), out, identity)
 
 
-def _listen(chosen: Chosen, port: int, batch_size: int, replicas: int | None) -> int:
+def _listen(chosen: GeneratorChoice, port: int, batch_size: int, replicas: int | None) -> int:
     """Serve single pictures over HTTP on 127.0.0.1 until interrupted."""
     chosen.identity(render=True)
     cluster.connect()

@@ -26,7 +26,7 @@ from bench.core.errors import BadDataError
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data.shards.manifest import FileEntry, Manifest, read_manifest
-from bench.generators.choice import Chosen, settings_from
+from bench.generators.choice import GeneratorChoice, settings_from
 from bench.generators.encoding import PART_ERRORS, PartMaker, Unit, Work
 
 PART_ROWS = 512
@@ -61,7 +61,7 @@ def targets(
         MissingWeightsError: If the generator's weights are not on this machine.
         CorruptFileError: If a stimuli file differs from its manifest.
     """
-    chosen = Chosen(generator, options)
+    chosen = GeneratorChoice(generator, options)
     manifest, sources, folders = _plan(stimuli, out, chosen, names)
     missing = {name: folder for name, folder in folders.items() if not _finished(folder)}
     units = _units(manifest)
@@ -87,7 +87,7 @@ def parts(stimuli: Folder) -> int:
 
 
 def _plan(
-    stimuli: Folder, out: Folder, chosen: Chosen, names: Sequence[str]
+    stimuli: Folder, out: Folder, chosen: GeneratorChoice, names: Sequence[str]
 ) -> tuple[Manifest, dict[str, dict[str, Any]], dict[str, Folder]]:
     """Return the stimuli's manifest, and for each target what decides its content and where it goes."""
     manifest = read_manifest(stimuli)
@@ -143,7 +143,7 @@ def _encoded(units: Sequence[Unit], work: Work) -> Iterator[dict[str, Any]]:
 def _seal(
     folder: Folder,
     stimuli: Manifest,
-    chosen: Chosen,
+    chosen: GeneratorChoice,
     name: str,
     source: Mapping[str, Any],
     entries: Sequence[FileEntry],

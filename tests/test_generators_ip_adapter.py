@@ -13,7 +13,7 @@ from small_checkpoints import ip_adapter as small
 
 from bench.core.errors import CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.ip_adapter.adapter import CHECKPOINT, build_encoder, shapes
 from bench.generators.ip_adapter.model import clip_pixels
 from bench.generators.stable_diffusion.networks import build
@@ -27,7 +27,9 @@ ADAPTER = "models/ip-adapter-plus_sd15"
 @pytest.fixture(scope="module")
 def generator(weights):
     torch.set_num_threads(1)
-    return Chosen(NAME, {"weights": str(weights), "steps": 3, "scale": 0.6, "negative_prompt": "the hen"}).load(CPU)
+    return GeneratorChoice(
+        NAME, {"weights": str(weights), "steps": 3, "scale": 0.6, "negative_prompt": "the hen"}
+    ).load(CPU)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +111,9 @@ def test_tokens_scale_and_text_change_the_picture(generator, weights, tokens):
     assert not torch.equal(made, generator.render({**one, "text": text}, [3]))
     assert torch.equal(made, generator.render({**one, "text": generator.networks.text_states([""])}, [3]))
     settings = {**dataclasses.asdict(generator.options), "prompt": "the ant on a train"}
-    named = Chosen(NAME, settings).load(CPU)
+    named = GeneratorChoice(NAME, settings).load(CPU)
     assert torch.equal(named.render(one, [3]), generator.render({**one, "text": text}, [3]))
-    weaker = Chosen(NAME, {**dataclasses.asdict(generator.options), "scale": 0.1}).load(CPU)
+    weaker = GeneratorChoice(NAME, {**dataclasses.asdict(generator.options), "scale": 0.1}).load(CPU)
     assert not torch.equal(made, weaker.render(one, [3]))
 
 
@@ -156,7 +158,7 @@ def test_missing_adapter_is_found_before_anything_is_read(weights, tmp_path, mon
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "stable-diffusion-v1-5").symlink_to(weights / "stable-diffusion-v1-5")
     with pytest.raises(MissingWeightsError, match=r"ip-adapter are not .*h94/IP-Adapter .*Licence: Apache-2.0"):
-        Chosen(NAME, {"weights": str(tmp_path / "w")}).load(CPU)
+        GeneratorChoice(NAME, {"weights": str(tmp_path / "w")}).load(CPU)
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def broken(weights, tmp_path):
     """A copy of the small adapter to be damaged, and how to load it."""
     (tmp_path / "stable-diffusion-v1-5").symlink_to(weights / "stable-diffusion-v1-5")
     shutil.copytree(weights / CHECKPOINT.name, tmp_path / CHECKPOINT.name)
-    return tmp_path / CHECKPOINT.name, lambda: Chosen(NAME, {"weights": str(tmp_path), "steps": 1}).load(CPU)
+    return tmp_path / CHECKPOINT.name, lambda: GeneratorChoice(NAME, {"weights": str(tmp_path), "steps": 1}).load(CPU)
 
 
 def test_the_plain_file_of_mappings_loads_too(broken, generator, images, tokens):
@@ -213,7 +215,7 @@ def test_the_published_file_has_these_entries():
     widths = [shape[0] for shape in names["ip_adapter"].values()][::2]
     assert widths == [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
     assert names["image_proj"]["layers.3.0.to_kv.weight"] == (1536, 768)
-    chosen = Chosen(NAME, {"untrained": True})
+    chosen = GeneratorChoice(NAME, {"untrained": True})
     assert chosen.kind.weights_digest(chosen.options) == "untrained:0"
     size = chosen.kind.weights_size(chosen.options).parameters
     adapter = sum(int(np.prod(shape)) for part in names.values() for shape in part.values())
@@ -224,7 +226,7 @@ def test_the_published_file_has_these_entries():
 @pytest.mark.timeout(1800)
 def test_one_step_at_full_size():
     """Every random weight of the published size, tokens of a picture, one denoising step at 512 px, bfloat16."""
-    generator = Chosen(NAME, {"untrained": True, "steps": 1, "precision": "bfloat16"}).load(CPU)
+    generator = GeneratorChoice(NAME, {"untrained": True, "steps": 1, "precision": "bfloat16"}).load(CPU)
     image = torch.randint(0, 256, (1, 3, 425, 425), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     tokens = generator.encode(Stimuli(image, [[]], [None]), ["tokens"], [0])["tokens"]
     assert tokens.shape == (1, 16, 768) and tokens.std() > 0

@@ -13,7 +13,7 @@ from small_checkpoints import with_options
 
 from bench.core.errors import BadDataError, CorruptFileError, OptionError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.stable_diffusion.networks import CHECKPOINTS, build
 from bench.generators.stable_diffusion.sampling import noise, scheduler
 
@@ -25,7 +25,7 @@ FOLDER = CHECKPOINTS["v1.4"].name
 @pytest.fixture(scope="module")
 def generator(weights):
     torch.set_num_threads(1)
-    return Chosen(NAME, {"weights": str(weights), "steps": 6, "strength": 0.7}).load(CPU)
+    return GeneratorChoice(NAME, {"weights": str(weights), "steps": 6, "strength": 0.7}).load(CPU)
 
 
 @pytest.fixture(scope="module")
@@ -199,11 +199,11 @@ def test_two_starts_or_another_number_of_seeds_are_refused(generator):
 
 
 def test_both_models_load_from_either_kind_of_file(weights, generator):
-    other = Chosen(NAME, {"weights": str(weights), "model": "v1.5"})
+    other = GeneratorChoice(NAME, {"weights": str(weights), "model": "v1.5"})
     assert not list((weights / CHECKPOINTS["v1.5"].name).rglob("*.safetensors"))
     loaded = other.load(CPU)
     assert loaded.networks.unet.config.cross_attention_dim == 768
-    first = Chosen(NAME, {"weights": str(weights)})
+    first = GeneratorChoice(NAME, {"weights": str(weights)})
     assert other.kind.weights_digest(other.options) != first.kind.weights_digest(first.options)
     sizes = [each.kind.weights_size(each.options).parameters for each in (first, other)]
     parts = generator.networks
@@ -212,7 +212,7 @@ def test_both_models_load_from_either_kind_of_file(weights, generator):
 
 
 def test_precision_is_asked_for_or_that_of_the_device(weights):
-    loaded = Chosen(NAME, {"weights": str(weights), "precision": "bfloat16", "steps": 2}).load(CPU)
+    loaded = GeneratorChoice(NAME, {"weights": str(weights), "precision": "bfloat16", "steps": 2}).load(CPU)
     assert {each.dtype for each in loaded.networks.unet.parameters()} == {torch.bfloat16}
     pictures = loaded.render({"z512": torch.zeros(1, 4, 64, 64)}, [0])
     assert pictures.dtype == torch.uint8 and loaded.null.dtype == torch.float32
@@ -224,7 +224,7 @@ def broken(weights, tmp_path):
     shutil.copytree(weights / FOLDER, tmp_path / FOLDER)
 
     def load():
-        return Chosen(NAME, {"weights": str(tmp_path)}).load(CPU)
+        return GeneratorChoice(NAME, {"weights": str(tmp_path)}).load(CPU)
 
     return tmp_path / FOLDER, load
 
@@ -233,7 +233,7 @@ def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeyp
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(MissingWeightsError) as raised:
-        Chosen(NAME).load(CPU)
+        GeneratorChoice(NAME).load(CPU)
     put = tmp_path / "home" / "weights" / FOLDER
     for part in (f"there is no {put}", "unet/diffusion_pytorch_model.safetensors", "CompVis/stable-diffusion-v1-4"):
         assert part in str(raised.value)
@@ -317,14 +317,14 @@ def test_code_in_a_plain_file_is_not_run(broken, tmp_path):
 
 
 def test_untrained_is_said_in_the_digest_and_has_the_published_size():
-    chosen = Chosen(NAME, {"untrained": True})
+    chosen = GeneratorChoice(NAME, {"untrained": True})
     assert chosen.kind.weights_digest(chosen.options) == "untrained:0"
     assert chosen.identity(render=False)["options"]["untrained"] is True
     size = chosen.kind.weights_size(chosen.options)
     assert size.parameters == 859_520_964 + 83_653_863 + 123_060_480
     assert size.bytes == 4 * size.parameters
     with pytest.raises(OptionError, match="untrained asks for random weights"):
-        _ = Chosen(NAME, {"untrained": True, "weights": "somewhere"}).options
+        _ = GeneratorChoice(NAME, {"untrained": True, "weights": "somewhere"}).options
 
 
 def test_parameters_at_full_size():
@@ -337,7 +337,7 @@ def test_parameters_at_full_size():
 @pytest.mark.timeout(1800)
 def test_one_step_at_full_size():
     """Every random weight of the published size, one denoising step at 512 px, float32."""
-    generator = Chosen(NAME, {"untrained": True, "steps": 1, "strength": 1.0}).load(CPU)
+    generator = GeneratorChoice(NAME, {"untrained": True, "steps": 1, "strength": 1.0}).load(CPU)
     images = torch.randint(0, 256, (1, 3, 425, 425), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     encoded = generator.encode(stimuli_of(images, [["a plane", "an aeroplane in the sky"]]), ["z", "text"], [0])
     assert encoded["z"].shape == (1, 4, 40, 40) and encoded["text"].shape == (1, 77, 768)

@@ -10,7 +10,7 @@ import torch
 from bench.core.errors import UnknownNameError
 from bench.data.simulate.scenes.sampling import draw_batch, sample_scene, stimulus_seed
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.tiny_diffusion import model, train, training
 from bench.generators.tiny_diffusion.architecture import new_vae
 
@@ -18,7 +18,7 @@ from bench.generators.tiny_diffusion.architecture import new_vae
 @pytest.fixture(scope="module")
 def load():
     torch.set_num_threads(1)
-    return lambda **settings: Chosen("tiny-diffusion", settings).load(torch.device("cpu"))
+    return lambda **settings: GeneratorChoice("tiny-diffusion", settings).load(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +186,9 @@ def test_trace_refuses_what_is_not_there(generator, latents):
 def test_missing_weights_say_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(model, "WEIGHTS", dataclasses.replace(model.WEIGHTS, folder=tmp_path))
     with pytest.raises(MissingWeightsError, match=r"no scheduler.*train them with: python -m"):
-        Chosen("tiny-diffusion").load(torch.device("cpu"))
+        GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     with pytest.raises(MissingWeightsError):
-        Chosen("tiny-diffusion").identity(render=True)
+        GeneratorChoice("tiny-diffusion").identity(render=True)
 
 
 def test_digest_changes_with_the_weights(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from bench.core.errors import BadDataError, CorruptFileError, UnknownNameError
 from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.tiny_diffusion import latent_space
 from bench.generators.tiny_diffusion.training import HELD_OUT_DESIGN
 from bench.generators.tiny_guided import architecture, model, train
@@ -25,7 +25,7 @@ SEEDS = list(range(COUNT))
 @pytest.fixture(scope="module")
 def load():
     torch.set_num_threads(1)
-    return lambda **settings: Chosen("tiny-guided", settings).load(torch.device("cpu"))
+    return lambda **settings: GeneratorChoice("tiny-guided", settings).load(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_every_caption_is_known_and_fits(generator):
 
 
 def test_latents_are_those_of_tiny_diffusion(stimuli, true):
-    plain = Chosen("tiny-diffusion").load(torch.device("cpu"))
+    plain = GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     torch.testing.assert_close(plain.encode(stimuli, ["latent"], SEEDS)["latent"], true["latent"])
 
 
@@ -279,12 +279,12 @@ def test_missing_and_damaged_weights_say_what_to_do(monkeypatch, tmp_path):
     folder = copied(monkeypatch, tmp_path, model)
     (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"no such thing")
     with pytest.raises(CorruptFileError, match="not a safetensors file"):
-        Chosen("tiny-guided").load(torch.device("cpu"))
+        GeneratorChoice("tiny-guided").load(torch.device("cpu"))
     (folder / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(
         MissingWeightsError, match=r"no tokenizer/tokenizer.json.*python -m bench.generators.tiny_guided"
     ):
-        Chosen("tiny-guided").identity(render=True)
+        GeneratorChoice("tiny-guided").identity(render=True)
 
 
 def test_training_starts_from_tiny_diffusions_unet():

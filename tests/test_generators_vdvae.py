@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from bench.core.errors import BadDataError, CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.vdvae import rate
 from bench.generators.vdvae.architecture import PREDICTED_NUMBERS
 from bench.generators.vdvae.checkpoint import CHECKPOINT
@@ -156,7 +156,7 @@ def settings(folder):
 
 @pytest.fixture(scope="module")
 def load(settings):
-    return lambda **changed: Chosen("vdvae", {**settings, **changed}).load(CPU)
+    return lambda **changed: GeneratorChoice("vdvae", {**settings, **changed}).load(CPU)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,9 @@ def test_the_published_width_has_the_published_number_of_parameters():
     shapes = published_shapes(512)
     assert sum(math.prod(shape) for shape in shapes.values()) == 125_005_860  # "125M" in the paper and the code
     assert (
-        Chosen("vdvae", {"untrained": True}).kind.weights_size(Chosen("vdvae", {"untrained": True}).options).parameters
+        GeneratorChoice("vdvae", {"untrained": True})
+        .kind.weights_size(GeneratorChoice("vdvae", {"untrained": True}).options)
+        .parameters
         == 125_005_860
     )
 
@@ -427,7 +429,7 @@ def saved(tmp_path):
         path = tmp_path / CHECKPOINT.name / CHECKPOINT.files[0]
         path.parent.mkdir()
         torch.save(content, path)
-        return lambda: Chosen("vdvae", {"weights": str(tmp_path)}).load(CPU)
+        return lambda: GeneratorChoice("vdvae", {"weights": str(tmp_path)}).load(CPU)
 
     return save
 
@@ -470,7 +472,7 @@ def test_a_missing_checkpoint_says_what_to_fetch(tmp_path, monkeypatch):
     with pytest.raises(
         MissingWeightsError, match=r"imagenet64-iter-1600000-model-ema\.th of https://openaipublic.*MIT"
     ):
-        Chosen("vdvae").load(CPU)
+        GeneratorChoice("vdvae").load(CPU)
 
 
 def test_a_width_must_be_a_multiple_of_four():
@@ -481,7 +483,7 @@ def test_a_width_must_be_a_multiple_of_four():
 @pytest.mark.fullsize
 def test_the_published_size_encodes_and_renders():
     """Untrained, float32, one picture: about 1.6 GB and ten seconds of one core."""
-    generator = Chosen("vdvae", {"untrained": True}).load(CPU)
+    generator = GeneratorChoice("vdvae", {"untrained": True}).load(CPU)
     found = {name: tuple(values.shape) for name, values in generator.network.state_dict().items()}
     assert found == published_shapes(512)
     assert sum(values.numel() for values in generator.network.parameters()) == 125_005_860

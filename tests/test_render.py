@@ -30,7 +30,7 @@ from bench.core.errors import (
 from bench.core.storage import Folder
 from bench.data.shards.columns import to_column
 from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.render import RenderJob, render, seed_of
 
 COUNT = 21
@@ -66,7 +66,7 @@ def job_at(folder, count=COUNT, **changes):
 def expected():
     """The pictures of `job_at` by one bare loop, one picture at a time."""
     torch.set_num_threads(1)
-    generator, job = Chosen("tiny-diffusion", STEPS).load(torch.device("cpu")), job_at(Folder("unused"))
+    generator, job = GeneratorChoice("tiny-diffusion", STEPS).load(torch.device("cpu")), job_at(Folder("unused"))
     return np.concatenate(
         [
             generator.render({"latent": torch.from_numpy(job.inputs["latent"][i : i + 1])}, [int(job.seeds[i])]).numpy()
@@ -131,7 +131,7 @@ def test_a_killed_replica_changes_nothing(serve_running, tmp_path, expected):
     from bench.rendering.client import run_plans
     from bench.rendering.serving import Scale, deployed
 
-    job, chosen, killed = job_at(Folder.at(tmp_path)), Chosen("tiny-diffusion", STEPS), []
+    job, chosen, killed = job_at(Folder.at(tmp_path)), GeneratorChoice("tiny-diffusion", STEPS), []
     with deployed(chosen, Scale(replicas=1)) as handle:
         first = handle.describe.remote().result()["pid"]
 
@@ -168,7 +168,7 @@ def test_single_pictures_over_http(serve_running, port, expected):
 
     job, answers = job_at(Folder("unused")), {}
     latents, seeds = job.inputs["latent"], job.seeds
-    with deployed(Chosen("tiny-diffusion", STEPS), Scale(replicas=1), http_batch=4):
+    with deployed(GeneratorChoice("tiny-diffusion", STEPS), Scale(replicas=1), http_batch=4):
         wait_for_route(port)
         threads = [
             threading.Thread(target=lambda i=i: answers.update({i: post(port, npz(latent=latents[i], seed=seeds[i]))}))

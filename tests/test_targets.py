@@ -18,7 +18,7 @@ from bench.data.shards.manifest import FileEntry, Manifest, read_manifest, stimu
 from bench.data.shards.targets import read_targets, targets_table, write_targets
 from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.encoding import PartMaker, Unit, Work, checked_values, stimuli_of
 
 NUMBERS = list(range(40))
@@ -80,7 +80,7 @@ def make(stimuli, out, **options):
 
 def by_hand(stimuli):
     """The latents of every stimulus by one plain loop."""
-    generator = Chosen("tiny-diffusion").load(torch.device("cpu"))
+    generator = GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     values = []
     for entry in read_manifest(stimuli).files:
         for content in stimuli.read_table(entry.path)["image"].to_pylist():
@@ -178,7 +178,7 @@ def test_pictures_that_cannot_be_right(stimuli):
 
 
 def test_values_are_held_against_the_declaration():
-    chosen = Chosen("tiny-diffusion")
+    chosen = GeneratorChoice("tiny-diffusion")
     with pytest.raises(BadDataError, match=r"declares target 'latent' as \(4, 16, 16\) float32, but made \(4, 8, 8\)"):
         checked_values(torch.zeros(2, 4, 8, 8), chosen, "latent", 2)
     with pytest.raises(BadDataError, match="NaN"):
@@ -189,7 +189,9 @@ def test_a_part_is_the_plain_encoding_of_its_rows(stimuli, out):
     """The actor's own work, without Ray."""
     entry = read_manifest(stimuli).files[1]
     folder = out / "part"
-    maker = PartMaker(Work(Chosen("tiny-diffusion"), stimuli, {"latent": folder}), [Unit(entry, 3, 5, "p.parquet")])
+    maker = PartMaker(
+        Work(GeneratorChoice("tiny-diffusion"), stimuli, {"latent": folder}), [Unit(entry, 3, 5, "p.parquet")]
+    )
     row = maker({"unit": np.array([0])})
     assert row["rows"] == [5] and row["sha256:latent"] == [folder.sha256("p.parquet")]
     table = pq.read_table(f"{folder.path}/p.parquet")

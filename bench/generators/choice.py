@@ -1,4 +1,4 @@
-"""A generator as a stage or a recipe names it: which one, with which options."""
+"""The choice of a generator, as a stage or a recipe makes it: which one, with which options."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bench.generators.base import Generator, TargetSpec
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A generator and what is set of its options.
+class GeneratorChoice:
+    """A generator by name, and what is set of its options.
 
     Attributes:
         name: Its name in recipes.

@@ -20,7 +20,7 @@ from bench.core.storage import Folder
 from bench.data.shards.manifest import FileEntry, read_checked
 from bench.data.shards.targets import write_targets
 from bench.generators.base import Generator, MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 
 ENCODE_BATCH = 32
 """Stimuli encoded at once. Fixed, as are the threads and the parts, so that rounding is the same in every run."""
@@ -56,7 +56,7 @@ class Work:
         folders: Where each target goes.
     """
 
-    chosen: Chosen
+    chosen: GeneratorChoice
     stimuli: Folder
     folders: Mapping[str, Folder]
 
@@ -151,7 +151,7 @@ def stimuli_of(table: pa.Table) -> Stimuli:
     return Stimuli(pixels, table["captions"].to_pylist(), table["label"].to_pylist())
 
 
-def checked_values(values: torch.Tensor, chosen: Chosen, name: str, rows: int) -> np.ndarray:
+def checked_values(values: torch.Tensor, chosen: GeneratorChoice, name: str, rows: int) -> np.ndarray:
     """Return a generator's targets as an array after holding them against what it declares.
 
     Raises:

@@ -16,7 +16,7 @@ from bench.core import options, registry
 from bench.core.errors import OptionError, UnknownNameError
 
 if TYPE_CHECKING:
-    from bench.generators.choice import Chosen
+    from bench.generators.choice import GeneratorChoice
     from bench.recipes.base import Recipe
 
 
@@ -41,18 +41,18 @@ def check(recipe: Recipe) -> None:
         options.build(registry.load("generator", name).Options, given, f"options of generator {name!r}")
 
 
-def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
+def of_targets(recipes: Iterable[Recipe]) -> dict[str, GeneratorChoice]:
     """Return the generators that make the recipes' targets, by name.
 
     Raises:
         OptionError: If two recipes want targets of one name that are not the same.
     """
-    from bench.generators.choice import Chosen  # here: it imports torch, for which `--help` need not wait
+    from bench.generators.choice import GeneratorChoice  # here: it imports torch, for which `--help` need not wait
 
-    found: dict[str, tuple[str, Chosen]] = {}
+    found: dict[str, tuple[str, GeneratorChoice]] = {}
     for recipe in recipes:
         for name in {target.partition(".")[0] for target in recipe.targets}:
-            chosen = Chosen(name, recipe.generators.get(name, {}))
+            chosen = GeneratorChoice(name, recipe.generators.get(name, {}))
             first, other = found.setdefault(name, (recipe.name, chosen))
             if other.identity(render=False) != chosen.identity(render=False):
                 raise OptionError(
@@ -62,11 +62,11 @@ def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
     return {name: chosen for name, (_, chosen) in found.items()}
 
 
-def of_render(recipe: Recipe) -> list[Chosen]:
+def of_render(recipe: Recipe) -> list[GeneratorChoice]:
     """Return the generators of a recipe's render graph, one a node."""
-    from bench.generators.choice import Chosen  # see of_targets
+    from bench.generators.choice import GeneratorChoice  # see of_targets
 
-    return [Chosen(node.generator, node.options) for node in recipe.render.values() if node.generator]
+    return [GeneratorChoice(node.generator, node.options) for node in recipe.render.values() if node.generator]
 
 
 def look_for_weights(recipes: Iterable[Recipe]) -> None:

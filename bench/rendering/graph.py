@@ -19,7 +19,7 @@ from bench.core.identity import digest
 from bench.core.seeds import seed_of
 from bench.core.storage import Folder
 from bench.data.shards.pictures import SEAL
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.predict import read_predictions
 from bench.recipes.base import Node, Recipe, Select
 from bench.render import RenderJob, read_images, render, write_images
@@ -250,7 +250,7 @@ def _described(node: Node) -> dict[str, Any]:
     """Return what a node does, with its generator's version, weights digest and filled-in options."""
     if node.generator is None:
         return {"blend": 1}
-    known = Chosen(node.generator, node.options).identity(render=True)
+    known = GeneratorChoice(node.generator, node.options).identity(render=True)
     return {
         "generator": node.generator,
         "version": known["version"],

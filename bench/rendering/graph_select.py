@@ -10,7 +10,7 @@ import ray
 
 from bench.core.errors import MissingDataError
 from bench.fitting.subject_stream import TargetTable
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes.base import Recipe, Select
 from bench.rendering import selection
 from bench.rendering.selection import Space
@@ -23,7 +23,7 @@ def space_of(recipe: Recipe, select: Select) -> Space:
     """Return where a selection compares: its target's space, or that of its head."""
     head = recipe.stages[-1].heads[select.head] if select.head is not None else None
     generator, _, target = (head.target if head else select.target or "").partition(".")
-    chosen = Chosen(generator, recipe.generators.get(generator, {}))  # as its targets were made
+    chosen = GeneratorChoice(generator, recipe.generators.get(generator, {}))  # as its targets were made
     return Space(chosen, target, head.take if head else None)
 
 

@@ -18,7 +18,7 @@ from bench.core import cluster
 from bench.core.errors import BadDataError
 from bench.core.seeds import seed_of
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.encoding import ENCODE_BATCH, checked_values
 
 VERSION = 1
@@ -36,7 +36,7 @@ class Space:
         take: First and one-past-last index on the target's first axis, or None for all.
     """
 
-    generator: Chosen
+    generator: GeneratorChoice
     target: str
     take: tuple[int, int] | None = None
 

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import small_checkpoints  # noqa: E402 - the path is set above
 
 from bench.core import registry  # noqa: E402
-from bench.generators.choice import Chosen  # noqa: E402
+from bench.generators.choice import GeneratorChoice  # noqa: E402
 from bench.generators.stable_diffusion.sampling import scheduler  # noqa: E402
 
 Inputs = Mapping[str, torch.Tensor]
@@ -116,7 +116,7 @@ def rate(call: Callable[[], Any], pictures: int, device: torch.device) -> float:
 
 def measure(name: str, settings: dict[str, Any], device: torch.device, batch: int, rounds: int) -> str:
     """Return a line of the table: our rate, the loop's, and their ratio."""
-    generator = Chosen(name, settings).load(device)
+    generator = GeneratorChoice(name, settings).load(device)
     draws = torch.Generator().manual_seed(0)
     chosen = INPUTS.get(name) or [key for key, spec in generator.inputs.items() if spec.kind == "latent"]
     inputs = {key: torch.randn((batch, *generator.inputs[key].shape), generator=draws) for key in chosen}
