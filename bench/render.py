@@ -24,7 +24,7 @@ import ray
 
 from bench.core import cluster, console
 from bench.core.errors import BadDataError, OptionError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, found_parts, key_table, read_images, seal, write_images
 from bench.generators.choice import GeneratorChoice, settings_from
@@ -32,7 +32,7 @@ from bench.predict import read_predictions
 from bench.rendering.client import Batch, Plan, run_plans
 from bench.rendering.inputs import checked_inputs
 
-__all__ = ["RenderJob", "main", "read_images", "render", "seed_of", "write_images"]
+__all__ = ["RenderJob", "main", "read_images", "render", "write_images"]
 
 _MAX_CPU_REPLICAS = 8
 
@@ -203,12 +203,8 @@ def _job(predictions: Folder, chosen: GeneratorChoice, feeds: Mapping[str, str],
     """Return the job that renders a predictions folder."""
     read = {name: read_predictions(predictions, head) for name, head in feeds.items()}
     keys = next(iter(read.values()))[0]
-    seeds = [
-        seed_of(stimulus, max(repeat, 0) * 1000 + sample, seed)
-        for stimulus, repeat, sample in zip(
-            *(keys[c].to_pylist() for c in ("stimulus", "repeat", "sample")), strict=True
-        )
-    ]
+    named = zip(*(keys[column].to_pylist() for column in ("stimulus", "repeat", "sample")), strict=True)
+    seeds = [picture_seed(*each, seed) for each in named]
     identity = {"images": 1, "predictions": predictions.read_json("identity.json"), "inputs": feeds, "seed": seed}
     identity |= {"render": chosen.identity(render=True)}
     inputs = {name: values for name, (_, values) in read.items()}

@@ -27,11 +27,12 @@ from bench.core.errors import (
     OtherConfigurationError,
     UnknownNameError,
 )
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.columns import to_column
 from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
 from bench.generators.choice import GeneratorChoice
-from bench.render import RenderJob, render, seed_of
+from bench.render import RenderJob, render
 
 COUNT = 21
 STEPS = {"steps": 4, "strength": 0.5}
@@ -55,7 +56,7 @@ def job_at(folder, count=COUNT, **changes):
         options=STEPS,
         keys=keys_of(count),
         inputs={"latent": rng.standard_normal((count, 4, 16, 16)).astype(np.float32)},
-        seeds=np.array([seed_of(n, 0, 0) for n in range(count)]),
+        seeds=np.array([picture_seed(n) for n in range(count)]),
         out=folder,
         identity={"images": 1, "source": "test"},
     )
@@ -283,12 +284,6 @@ def test_batches_cover_exactly_what_is_missing():
         assert covered == np.flatnonzero(missing).tolist()
         assert all(1 <= batch.stop - batch.first <= size for batch in batches)
     assert stage._batches(np.zeros(5, bool), 2) == ()
-
-
-def test_seeds_name_stimulus_and_sample_only():
-    seeds = [seed_of(stimulus, sample, base) for stimulus in range(30) for sample in range(3) for base in range(2)]
-    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**62 for seed in seeds)
-    assert seed_of(7, 0, 0) == 3001793406936310941
 
 
 def test_written_and_read_images(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.manifest import FileEntry, read_checked
 from bench.data.shards.targets import write_targets
@@ -108,7 +108,7 @@ class PartMaker:
         values: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for first in range(0, unit.rows, ENCODE_BATCH):
             rows = table.slice(first, ENCODE_BATCH)
-            seeds = [seed_of(int(number), 0, 0) for number in rows["stimulus"].to_pylist()]
+            seeds = [picture_seed(int(number)) for number in rows["stimulus"].to_pylist()]
             made = self._loaded().encode(stimuli_of(rows), names, seeds)
             for name in names:
                 values[name].append(checked_values(made[name], self._work.chosen, name, rows.num_rows))

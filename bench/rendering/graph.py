@@ -16,7 +16,7 @@ import pyarrow as pa
 from bench.core.console import Advance
 from bench.core.errors import BadDataError
 from bench.core.identity import digest
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.pictures import SEAL
 from bench.generators.choice import GeneratorChoice
@@ -160,13 +160,8 @@ class _Walk:
 
     def _seeds(self) -> np.ndarray:
         """Return the seed of every row."""
-        pairs = zip(self.request.source.keys["stimulus"].to_pylist(), self._samples(), strict=True)
-        return np.array([seed_of(stimulus, sample, self.seed) for stimulus, sample in pairs], dtype=np.int64)
-
-    def _samples(self) -> list[int]:
-        """Return each row's sample, counted over the repeats of its stimulus, so that repeats get their own noise."""
-        repeat, sample = self.request.source.keys["repeat"].to_pylist(), self.request.source.keys["sample"].to_pylist()
-        return [max(r, 0) * 1000 + s for r, s in zip(repeat, sample, strict=True)]
+        keys = (self.request.source.keys[name].to_pylist() for name in ("stimulus", "repeat", "sample"))
+        return np.array([picture_seed(*key, self.seed) for key in zip(*keys, strict=True)], dtype=np.int64)
 
     def next_jobs(self) -> list[RenderJob]:
         """Return the render jobs of all nodes that can be rendered now."""

@@ -16,7 +16,7 @@ import torch
 
 from bench.core import cluster
 from bench.core.errors import BadDataError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.generators.base import Stimuli
 from bench.generators.choice import GeneratorChoice
 from bench.generators.encoding import ENCODE_BATCH, checked_values
@@ -80,7 +80,7 @@ def _encode(space: Space, pictures: np.ndarray, first: int, rows: int, stimuli: 
     for start in range(0, len(mine), ENCODE_BATCH):
         batch = mine[start : start + ENCODE_BATCH]
         n = len(batch)
-        seeds = [seed_of(stimulus, 0, 0) for stimulus in stimuli[start : start + n]]
+        seeds = [picture_seed(stimulus) for stimulus in stimuli[start : start + n]]
         made = generator.encode(Stimuli(batch, [()] * n, [None] * n), [space.target], seeds)[space.target]
         parts.append(checked_values(made, space.generator, space.target, n))
     return np.concatenate(parts)
