@@ -204,7 +204,7 @@ def _job(predictions: Folder, chosen: GeneratorChoice, feeds: Mapping[str, str],
     read = {name: read_predictions(predictions, head) for name, head in feeds.items()}
     keys = next(iter(read.values()))[0]
     named = zip(*(keys[column].to_pylist() for column in ("stimulus", "repeat", "sample")), strict=True)
-    seeds = [picture_seed(*each, seed) for each in named]
+    seeds = [picture_seed(stimulus, repeat, sample, seed) for stimulus, repeat, sample in named]
     identity = {"images": 1, "predictions": predictions.read_json("identity.json"), "inputs": feeds, "seed": seed}
     identity |= {"render": chosen.identity(render=True)}
     inputs = {name: values for name, (_, values) in read.items()}

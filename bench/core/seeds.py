@@ -8,8 +8,8 @@ import hashlib
 def picture_seed(stimulus: int, repeat: int = 0, sample: int = 0, base: int = 0) -> int:
     """Return the seed of a picture, in `[0, 2**62)`.
 
-    The same stimulus, repeat and sample get the same seed in every recipe and subject, so that systems are compared under the
-    same noise; neighbouring stimuli get unrelated ones.
+    The same stimulus, repeat and sample get the same seed in every recipe and subject, so that systems are compared
+    under the same noise; neighbouring stimuli get unrelated ones.
 
     Args:
         stimulus: 0-based stimulus.

@@ -160,8 +160,11 @@ class _Walk:
 
     def _seeds(self) -> np.ndarray:
         """Return the seed of every row."""
-        keys = (self.request.source.keys[name].to_pylist() for name in ("stimulus", "repeat", "sample"))
-        return np.array([picture_seed(*key, self.seed) for key in zip(*keys, strict=True)], dtype=np.int64)
+        stimulus, repeat, sample = (
+            self.request.source.keys[name].to_pylist() for name in ("stimulus", "repeat", "sample")
+        )
+        named = zip(stimulus, repeat, sample, strict=True)
+        return np.array([picture_seed(*name, base=self.seed) for name in named], dtype=np.int64)
 
     def next_jobs(self) -> list[RenderJob]:
         """Return the render jobs of all nodes that can be rendered now."""
