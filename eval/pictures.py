@@ -1,4 +1,4 @@
-"""Pictures on their way into metrics: validation, resizing, digests."""
+"""Pictures on their way into metrics and networks: validation, resizing, normalisation constants, digests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ import xxhash
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+Triple = tuple[float, float, float]
+"""A number for each of red, green and blue."""
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+"""Of ImageNet's training pictures in [0, 1]: what torchvision's networks expect subtracted and divided out."""
+CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+"""The same of the pictures that OpenAI's CLIP was trained on."""
 
 
 @dataclass(frozen=True)
