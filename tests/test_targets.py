@@ -19,7 +19,7 @@ from bench.data.shards.targets import read_targets, targets_table, write_targets
 from bench.data.simulate.scenes.sampling import captions, draw, sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
 from bench.generators.choice import GeneratorChoice
-from bench.generators.encoding import PartMaker, Unit, Work, checked_values, stimuli_of
+from bench.generators.encoding import EncodingJob, PartMaker, TargetPart, checked_values, stimuli_of
 
 NUMBERS = list(range(40))
 
@@ -65,10 +65,10 @@ def out(tmp_path):
 def in_process(monkeypatch):
     """The encoding actor's work without Ray: two tests here run the real pool."""
 
-    def encoded(units, work):
-        maker = PartMaker(work, list(units))
+    def encoded(units, job):
+        maker = PartMaker(job, list(units))
         for index in range(len(units)):
-            yield {key: value[0] for key, value in maker({"unit": np.array([index])}).items()}
+            yield {key: value[0] for key, value in maker({"part": np.array([index])}).items()}
 
     monkeypatch.setattr(stage, "_encoded", encoded)
     monkeypatch.setattr(stage.cluster, "connect", lambda: None)
@@ -170,7 +170,7 @@ def test_pictures_that_cannot_be_right(stimuli):
     table = stimuli.read_table("part-0.parquet")
     assert stimuli_of(table.slice(0, 3)).images.shape == (3, 3, 64, 64)
     broken = stimuli_table([7], [b"no picture"], [[]], "x", [None], [False], [None])
-    with pytest.raises(BadDataError, match="stimulus 7: its image cannot be decoded"):
+    with pytest.raises(CorruptFileError, match="the image of stimulus 7 cannot be read as a picture"):
         stimuli_of(broken)
     pair = [png(np.zeros((64, 64, 3), np.uint8)), png(np.zeros((32, 64, 3), np.uint8))]
     with pytest.raises(BadDataError, match="differ in size"):
@@ -190,9 +190,10 @@ def test_a_part_is_the_plain_encoding_of_its_rows(stimuli, out):
     entry = read_manifest(stimuli).files[1]
     folder = out / "part"
     maker = PartMaker(
-        Work(GeneratorChoice("tiny-diffusion"), stimuli, {"latent": folder}), [Unit(entry, 3, 5, "p.parquet")]
+        EncodingJob(GeneratorChoice("tiny-diffusion"), stimuli, {"latent": folder}),
+        [TargetPart(entry, 3, 5, "p.parquet")],
     )
-    row = maker({"unit": np.array([0])})
+    row = maker({"part": np.array([0])})
     assert row["rows"] == [5] and row["sha256:latent"] == [folder.sha256("p.parquet")]
     table = pq.read_table(f"{folder.path}/p.parquet")
     assert table["stimulus"].to_pylist() == NUMBERS[28:33]
