@@ -13,7 +13,6 @@ from small_checkpoints import versatile_diffusion as small
 from bench.core.errors import CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
 from bench.generators.versatile_diffusion import Options, VersatileDiffusion, parts
-from bench.generators.versatile_diffusion.architecture import build
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
 
 PUBLISHED_PARAMETERS = {
@@ -163,7 +162,7 @@ def test_unreadable_files_are_named(weights, name):
 
 def test_another_model_of_the_same_classes_is_refused(weights):
     place = weights / CHECKPOINT.name
-    wider = build("text_encoder", {**small.config("text_encoder"), "projection_dim": 1024})
+    wider = small.build("text_encoder", projection_dim=1024)
     wider.config.save_pretrained(place / "text_encoder")
     torch.save(wider.state_dict(), file_of(weights, "text_encoder"))
     (place / "scheduler/scheduler_config.json").write_text(json.dumps({"prediction_type": "v_prediction"}))

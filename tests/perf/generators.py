@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import small_checkpoints  # noqa: E402 - the path is set above
 
 from bench.core import registry  # noqa: E402
+from bench.generators._diffusion.sampler import scheduler  # noqa: E402
 from bench.generators.choice import GeneratorChoice  # noqa: E402
-from bench.generators.stable_diffusion.sampling import scheduler  # noqa: E402
 
 Inputs = Mapping[str, torch.Tensor]
 INPUTS = {"stable-diffusion": ("z512", "text")}
@@ -42,7 +42,7 @@ def pipeline_of(kind: Any, generator: Any) -> Any:
         text_encoder=parts.text,
         tokenizer=parts.tokenizer,
         unet=parts.unet,
-        scheduler=scheduler(generator.options.sampler, parts.schedule),
+        scheduler=scheduler(generator.options.sampler, parts.noise),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -86,11 +86,11 @@ def ip_adapter_loop(generator: Any) -> Callable[[Inputs, list[int]], torch.Tenso
 
     def call(inputs: Inputs, seeds: list[int]) -> torch.Tensor:
         count = len(seeds)
-        null = generator.null.tokens.expand(count, -1, -1, -1)
+        null = generator.null["tokens"].expand(count, -1, -1, -1)
         tokens = torch.cat([null, inputs["tokens"][:, None].to(device)]).to(dtype)
         return pipeline(
             prompt_embeds=generator.prompt.expand(count, -1, -1).to(dtype),
-            negative_prompt_embeds=generator.null.text.expand(count, -1, -1).to(dtype),
+            negative_prompt_embeds=generator.null["text"].expand(count, -1, -1).to(dtype),
             ip_adapter_image_embeds=[tokens],
             num_inference_steps=chosen.steps,
             guidance_scale=chosen.guidance,

@@ -10,9 +10,7 @@ the step counts and the number of threads. Training scenes come from designs tha
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,19 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.generators.tiny_diffusion.architecture import new_scheduler, new_unet, new_vae
-from bench.generators.tiny_diffusion.training import (
+from bench.generators._networks.scene_training import (
     HELD_OUT_DESIGN,
     batches,
+    begin,
     follow,
-    learning_rate,
+    new_scheduler,
+    optimise,
+    parser,
     pictures,
     pixel_correlation,
     training_latents,
 )
+from bench.generators.tiny_diffusion.architecture import new_unet, new_vae
 
 VAE_BATCH = 16
 UNET_BATCH = 64
@@ -48,20 +49,9 @@ def train_vae(steps: int, seed: int, out: Path, save_every: int = 200) -> None:
     """
     torch.manual_seed(seed)
     vae = new_vae()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
-    started = time.monotonic()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 2e-3)
-        loss = vae_loss(vae, pictures(step * VAE_BATCH, VAE_BATCH))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            minutes = (time.monotonic() - started) / 60
-            score = round_trip(vae)
-            _LOG.info("vae %d/%d  loss %.4f  PixCorr %.4f  %.1f min", step + 1, steps, loss.detach(), score, minutes)
+    for at in optimise(vae, steps, 2e-3, lambda step: vae_loss(vae, pictures(step * VAE_BATCH, VAE_BATCH)), save_every):
+        if at.due:
+            _LOG.info("vae %s  PixCorr %.4f", at, round_trip(vae))
             # Aside: a rough VAE in the real place would look like a finished one.
             vae.save_pretrained(out / "vae-rough", safe_serialization=True)
     standardise(vae, pictures(0, 1024))
@@ -124,23 +114,16 @@ def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 
     average = new_unet().requires_grad_(False)
     average.load_state_dict(unet.state_dict())
     scheduler.save_pretrained(out / "scheduler")
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
-    latents, started, recent = training_latents(out, scenes), time.monotonic(), 1.0
+    latents = training_latents(out, scenes)
     _LOG.info("unet: %d latents, standard deviation %.3f", len(latents), float(latents.std()))
     order = batches(len(latents), UNET_BATCH, steps, torch.Generator().manual_seed(seed))
-    for step, rows in enumerate(order):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 1.5e-3)
-        loss = diffusion_loss(unet, scheduler, latents[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+    for at in optimise(
+        unet, steps, 1.5e-3, lambda _: diffusion_loss(unet, scheduler, latents[next(order)]), save_every
+    ):
         # A young average forgets faster, or it would keep the random weights it started from.
-        follow(average, unet, min(0.998, (step + 1) / (step + 20)))
-        recent += 0.01 * (float(loss.detach()) - recent)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            _LOG.info("unet %d/%d  loss %.4f  %.1f min", step + 1, steps, recent, (time.monotonic() - started) / 60)
+        follow(average, unet, min(0.998, at.step / (at.step + 19)))
+        if at.due:
+            _LOG.info("unet %s", at)
             half = new_unet().half()
             half.load_state_dict(average.state_dict())
             half.save_pretrained(out / "unet", safe_serialization=True)
@@ -157,21 +140,15 @@ def diffusion_loss(unet: Any, scheduler: Any, latents: torch.Tensor) -> torch.Te
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training; returns the exit status."""
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="weights folder")
-    arguments.add_argument("--stage", choices=("all", "vae", "unet"), default="all", help="what to train")
-    arguments.add_argument("--vae-steps", type=int, default=3200, help="batches of 16 scenes")
-    arguments.add_argument("--unet-steps", type=int, default=3000, help="batches of 64 latents")
-    arguments.add_argument("--scenes", type=int, default=16_000, help="training scenes of the UNet")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--threads", type=int, default=1)
-    chosen = arguments.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
-    if chosen.stage != "unet":
-        train_vae(chosen.vae_steps, chosen.seed, chosen.out)
-    if chosen.stage != "vae":
-        train_unet(chosen.unet_steps, chosen.seed, chosen.scenes, chosen.out)
+    options = parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 16_000)
+    options.add_argument("--stage", choices=("all", "vae", "unet"), default="all", help="what to train")
+    options.add_argument("--vae-steps", type=int, default=3200, help="batches of 16 scenes")
+    options.add_argument("--unet-steps", type=int, default=3000, help="batches of 64 latents")
+    given = begin(options, argv)
+    if given.stage != "unet":
+        train_vae(given.vae_steps, given.seed, given.out)
+    if given.stage != "vae":
+        train_unet(given.unet_steps, given.seed, given.scenes, given.out)
     return 0
 
 
