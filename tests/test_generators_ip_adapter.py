@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_checkpoints import ip_adapter as small
+from small_checkpoints import stable_diffusion
 
 from bench.core.errors import CorruptFileError
 from bench.generators._diffusion.sampler import scheduler
@@ -39,17 +41,15 @@ def pipeline(weights):
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
     base = weights / "stable-diffusion-v1-5"
-    pieces = CLIPTokenizer.from_pretrained(base / "tokenizer", model_max_length=77)
-    found = StableDiffusionPipeline(
+    networks = SimpleNamespace(
         vae=AutoencoderKL.from_pretrained(base / "vae", low_cpu_mem_usage=False, use_safetensors=False),
-        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=False),
-        tokenizer=pieces,
+        text=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=False),
+        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer", model_max_length=77),
         unet=UNet2DConditionModel.from_pretrained(base / "unet", low_cpu_mem_usage=False, use_safetensors=False),
-        scheduler=None,
-        safety_checker=None,
-        feature_extractor=CLIPImageProcessor(size=224, crop_size=224),
-        image_encoder=None,
-        requires_safety_checker=False,
+    )
+    extractor = CLIPImageProcessor(size=224, crop_size=224)
+    found = stable_diffusion.pipeline(
+        StableDiffusionPipeline, networks, feature_extractor=extractor, image_encoder=None
     )
     found.load_ip_adapter(
         str(weights / CHECKPOINT.name),
@@ -58,7 +58,6 @@ def pipeline(weights):
         low_cpu_mem_usage=False,
     )
     found.set_ip_adapter_scale(0.6)
-    found.set_progress_bar_config(disable=True)
     return found
 
 

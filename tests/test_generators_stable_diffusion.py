@@ -35,12 +35,7 @@ def pipeline(generator):
     """diffusers' img2img over the same networks."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    parts = generator.networks
-    found = StableDiffusionImg2ImgPipeline(
-        parts.vae, parts.text, parts.tokenizer, parts.unet, None, None, None, None, requires_safety_checker=False
-    )
-    found.set_progress_bar_config(disable=True)
-    return found
+    return small.pipeline(StableDiffusionImg2ImgPipeline, generator.networks)
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +190,7 @@ def test_without_a_start_the_whole_schedule_is_drawn_from_noise(generator):
     from diffusers import StableDiffusionPipeline
 
     parts, steps = generator.networks, scheduler("ddim", generator.networks.noise)
-    own = StableDiffusionPipeline(
-        parts.vae, parts.text, parts.tokenizer, parts.unet, steps, None, None, None, requires_safety_checker=False
-    )
-    own.set_progress_bar_config(disable=True)
+    own = small.pipeline(StableDiffusionPipeline, parts, scheduler=steps)
     expected = own(
         "the ant",
         num_inference_steps=3,

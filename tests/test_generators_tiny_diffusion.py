@@ -199,14 +199,14 @@ def test_missing_weights_say_what_to_do(monkeypatch, tmp_path):
 
 
 def test_digest_changes_with_the_weights(monkeypatch, tmp_path):
-    before = model.TinyDiffusion.weights_digest(model.Options())
+    before = model.TinyDiffusion.weights_digest(model.TinyDiffusionOptions())
     for name in model.WEIGHTS.names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((model.WEIGHTS.folder / name).read_bytes())
     monkeypatch.setattr(model, "WEIGHTS", dataclasses.replace(model.WEIGHTS, folder=tmp_path))
-    assert model.TinyDiffusion.weights_digest(model.Options()) == before
+    assert model.TinyDiffusion.weights_digest(model.TinyDiffusionOptions()) == before
     (tmp_path / "vae/config.json").write_text("{}")
-    assert model.TinyDiffusion.weights_digest(model.Options()) != before
+    assert model.TinyDiffusion.weights_digest(model.TinyDiffusionOptions()) != before
 
 
 def test_standardising_changes_no_decoded_picture():

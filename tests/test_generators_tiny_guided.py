@@ -261,15 +261,15 @@ def copied(monkeypatch, tmp_path, module):
 
 @pytest.mark.parametrize(("module", "name"), [(model, "tokenizer/tokenizer.json"), (scene_latents, "vae/config.json")])
 def test_digest_covers_the_own_files_and_the_shared_vae(monkeypatch, tmp_path, module, name):
-    before = model.TinyGuided.weights_digest(model.Options())
+    before = model.TinyGuided.weights_digest(model.TinyGuidedOptions())
     folder = copied(monkeypatch, tmp_path, module)
-    assert model.TinyGuided.weights_digest(model.Options()) == before
+    assert model.TinyGuided.weights_digest(model.TinyGuidedOptions()) == before
     (folder / name).write_text("{}")
-    assert model.TinyGuided.weights_digest(model.Options()) != before
+    assert model.TinyGuided.weights_digest(model.TinyGuidedOptions()) != before
 
 
 def test_weights_are_small_and_the_vae_is_not_shipped_twice(generator):
-    size = model.TinyGuided.weights_size(model.Options())
+    size = model.TinyGuided.weights_size(model.TinyGuidedOptions())
     networks = [generator.unet, generator.text_encoder, generator.tokeniser, generator.space.vae]
     assert size.parameters == sum(p.numel() for network in networks for p in network.parameters())
     assert size.bytes < 7 * 2**20

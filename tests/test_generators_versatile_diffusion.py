@@ -14,7 +14,7 @@ from bench.generators._diffusion.sampler import Cut, Sampler, guided, scheduler
 from bench.generators._networks.clip import token_ids
 from bench.generators._weights.tokenizer import clip_tokenizer
 from bench.generators.base import Stimuli
-from bench.generators.versatile_diffusion import Options, VersatileDiffusion
+from bench.generators.versatile_diffusion import VersatileDiffusion, VersatileDiffusionOptions
 from bench.generators.versatile_diffusion.dual import DualAttention, attention_blocks, load_twins
 from bench.generators.versatile_diffusion.embeddings import GREY
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, PUBLISHED, WEIGHTS
@@ -34,7 +34,7 @@ def weights(tmp_path_factory):
 def load(weights):
     torch.set_num_threads(1)
     return lambda **given: VersatileDiffusion(
-        Options(**{"weights": str(weights), **small.SETTINGS, **given}), torch.device("cpu")
+        VersatileDiffusionOptions(**{"weights": str(weights), **small.SETTINGS, **given}), torch.device("cpu")
     )
 
 

@@ -169,15 +169,16 @@ class Generator(abc.ABC):
         """Return its name in recipes: that of its file or package in this folder, as the registry has it."""
         return cls.__module__.removeprefix("bench.generators.").partition(".")[0].replace("_", "-")
 
-    def check_targets(self, names: Sequence[str]) -> None:
+    @classmethod
+    def check_targets(cls, names: Sequence[str]) -> None:
         """Raise unless all names are targets of this generator.
 
         Raises:
             UnknownNameError: If one is not; the nearest is offered.
         """
         for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, f"generator {self.recipe_name()!r}")
+            if name not in cls.targets:
+                raise UnknownNameError("target", name, cls.targets, f"generator {cls.recipe_name()!r}")
 
     def check_captions(self, captions: Sequence[Sequence[str]]) -> None:
         """Raise unless every stimulus of a batch has a caption.

@@ -12,7 +12,7 @@ import yaml
 
 from bench.core import options as typed_options
 from bench.core import registry
-from bench.core.errors import OptionError, UnknownNameError
+from bench.core.errors import OptionError
 from bench.generators.base import Generator, TargetSpec
 
 
@@ -80,8 +80,7 @@ class GeneratorChoice:
         Raises:
             UnknownNameError: If it makes no such target.
         """
-        if name not in self.kind.targets:
-            raise UnknownNameError("target", name, self.kind.targets, f"generator {self.name!r}")
+        self.kind.check_targets([name])
         return self.kind.targets[name]
 
 

@@ -58,6 +58,15 @@ def published_names(part: str, state: dict[str, torch.Tensor]) -> dict[str, torc
     return dict(state)
 
 
+def pipeline(kind: Any, networks: Any, **more: Any) -> Any:
+    """Return a pipeline of diffusers over networks: `vae`, `text`, `tokenizer`, `unet`."""
+    parts = {"vae": networks.vae, "text_encoder": networks.text, "tokenizer": networks.tokenizer, "unet": networks.unet}
+    absent = {"scheduler": None, "safety_checker": None, "feature_extractor": None}
+    made = kind(**{**parts, **absent, **more}, requires_safety_checker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def _renamed(name: str) -> str:
     for new, old in _OLD_NAMES.items():
         name = name.replace(new, old)

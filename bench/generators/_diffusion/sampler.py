@@ -69,7 +69,8 @@ def cut(timesteps: Sequence[int], count: int, gap: int = 1) -> Cut:
 
     Of 50 timesteps 981, 961 ... 1 a strength of .8 takes the last 40, 781 ... 1. The published samplers of Stable
     Diffusion and of Versatile Diffusion noise the start to the level one step above the first that they take (801):
-    they count levels and steps from 0 alike, so that level 40 precedes step 39.
+    they count levels and steps from 0 alike, so that level 40 precedes step 39 (`stochastic_encode` and `decode` of
+    `ldm/models/diffusion/ddim.py`; `lib/model_zoo/ddim_vd.py`).
 
     Args:
         timesteps: The whole schedule, from noisy to clean.

@@ -58,7 +58,6 @@ class LatentSpace:
         Raises:
             MissingWeightsError: If a weight file is not there.
         """
-        WEIGHTS.check()
         from diffusers import AutoencoderKL, DDIMScheduler
 
         self.device = device

@@ -39,7 +39,7 @@ def pictures(first: int, count: int, design: int = TRAINING_DESIGN) -> torch.Ten
 
 
 @torch.no_grad()
-def training_latents(out: Path, count: int) -> torch.Tensor:
+def latents(out: Path, count: int) -> torch.Tensor:
     """Return the scaled posterior means `(count, 4, 16, 16)` of training scenes under the VAE in `out`."""
     from diffusers import AutoencoderKL
 

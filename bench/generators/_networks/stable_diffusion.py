@@ -10,25 +10,15 @@ import torch
 from pydantic import Field
 
 from bench.generators._diffusion.sampler import NOISE, Conditions, Sampler, SamplerName, scheduler
+from bench.generators._networks import published
 from bench.generators._networks.clip import token_ids
-from bench.generators._networks.published import (
-    CLIP_TEXT,
-    LATENT_CHANNELS,
-    REDUCTION,
-    TEXT_WIDTH,
-    UNET,
-    VAE,
-    build,
-    kind,
-    refuse_other_model,
-)
 from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, find
 from bench.generators._weights.frozen import Precision, dtype_of, frozen, read_json, seeded
 from bench.generators._weights.tokenizer import clip_tokenizer, tokenizer_from
 from bench.generators.base import RENDER_ONLY
 
 SIZE = 512
-LATENT_SHAPE = (LATENT_CHANNELS, SIZE // REDUCTION, SIZE // REDUCTION)
+LATENT_SHAPE = (published.LATENT_CHANNELS, SIZE // published.REDUCTION, SIZE // published.REDUCTION)
 
 _FILES = (
     "scheduler/scheduler_config.json",
@@ -50,9 +40,9 @@ CHECKPOINTS = {
     ),
 }
 _PARTS = {
-    "vae": ("AutoencoderKL", VAE),
-    "unet": ("UNet2DConditionModel", UNET),
-    "text_encoder": ("CLIPTextModel", CLIP_TEXT),
+    "vae": ("AutoencoderKL", published.VAE),
+    "unet": ("UNet2DConditionModel", published.UNET),
+    "text_encoder": ("CLIPTextModel", published.CLIP_TEXT),
 }
 
 
@@ -126,7 +116,7 @@ class Networks:
 
 def build_parts() -> list[Any]:
     """Return VAE, UNet and text tower at their published size, freshly initialised on the default device."""
-    return [build(*part) for part in _PARTS.values()]
+    return [published.build(*part) for part in _PARTS.values()]
 
 
 def networks(options: DrawingOptions, device: torch.device) -> Networks:
@@ -144,12 +134,12 @@ def networks(options: DrawingOptions, device: torch.device) -> Networks:
         vae, unet, text = (frozen(part, dtype, device) for part in parts)
         return Networks(vae, unet, text, clip_tokenizer(), NOISE)
     found = find(CHECKPOINTS[options.model], options)
-    vae, unet, text = (found.network(kind(name), part, dtype, device) for part, (name, _) in _PARTS.items())
+    vae, unet, text = (found.network(published.kind(name), part, dtype, device) for part, (name, _) in _PARTS.items())
     noise = read_json(found.folder / "scheduler" / "scheduler_config.json")
     own = {
-        "text width": (text.config.hidden_size, TEXT_WIDTH),
+        "text width": (text.config.hidden_size, published.TEXT_WIDTH),
         **{key.replace("_", " "): (noise.get(key), NOISE[key]) for key in ("beta_start", "beta_end")},
     }
     configs = {"unet": unet.config, "vae": vae.config, "text": text.config}
-    refuse_other_model(found.folder, "a Stable Diffusion v1 model", configs, noise, own)
+    published.refuse_other_model(found.folder, "a Stable Diffusion v1 model", configs, noise, own)
     return Networks(vae, unet, text, tokenizer_from(found.folder / "tokenizer"), noise)

@@ -17,7 +17,7 @@ from bench.core.errors import CorruptFileError
 from bench.generators._networks.published import TEXT_WIDTH, build, kind
 from bench.generators._networks.stable_diffusion import Networks
 from bench.generators._weights.checkpoints import Checkpoint, LocalCheckpoint
-from bench.generators._weights.frozen import frozen, quiet, read_state, refuse_differences, seeded
+from bench.generators._weights.frozen import frozen, quiet, read_state, refuse_other_shapes, seeded
 
 TOKENS = 16
 IMAGE_SIZE = 224
@@ -96,7 +96,9 @@ def load(found: LocalCheckpoint, networks: Networks, scale: float) -> Adapter:
     if "latents" not in state["image_proj"]:
         raise CorruptFileError(f"{found.folder / name} is not an IP-Adapter-Plus: image_proj has no 'latents'")
     expected = shapes(networks.unet, encoder.config.hidden_size, int(state["image_proj"]["latents"].shape[-1]))
-    _refuse_other_shapes(found, name, state, expected)
+    own = {f"{part}.{key}": shape for part, names in expected.items() for key, shape in names.items()}
+    came = {f"{part}.{key}": tuple(value.shape) for part, names in state.items() for key, value in names.items()}
+    refuse_other_shapes(found.folder / name, own, came)
     return _joined(networks, encoder, state, scale)
 
 
@@ -171,21 +173,6 @@ def _nested(content: Mapping[str, object]) -> State:
         )
         state[part] = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
     return state
-
-
-def _refuse_other_shapes(
-    found: LocalCheckpoint, name: str, state: State, expected: Mapping[str, Mapping[str, tuple[int, ...]]]
-) -> None:
-    """Compare a file's names and shapes with the published ones.
-
-    Raises:
-        CorruptFileError: If any differs.
-    """
-    own = {f"{part}.{key}": shape for part, names in expected.items() for key, shape in names.items()}
-    came = {f"{part}.{key}": tuple(value.shape) for part, names in state.items() for key, value in names.items()}
-    differing = [f"{key} {came[key]} instead of {own[key]}" for key in own if key in came and came[key] != own[key]]
-    lists = {"missing": [key for key in own if key not in came], "unknown": [key for key in came if key not in own]}
-    refuse_differences(found.folder / name, {**lists, "of another shape": differing})
 
 
 def _joined(networks: Networks, encoder: Any, state: State, scale: float) -> Adapter:  # noqa: ANN401

@@ -23,7 +23,7 @@ WEIGHTS = replace(
 
 
 @dataclass(frozen=True)
-class Options:
+class TinyDiffusionOptions:
     """What a recipe may set; all of it is about rendering, none of it changes targets.
 
     Attributes:
@@ -46,31 +46,30 @@ class TinyDiffusion(Generator):
     """
 
     version: ClassVar[int] = 2
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = TinyDiffusionOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latent": TargetSpec(LATENT_SHAPE)}
     inputs: ClassVar[Mapping[str, InputSpec]] = STARTS
     trained_on: ClassVar[tuple[str, ...] | None] = ("simulated-scenes",)
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: TinyDiffusionOptions, device: torch.device) -> None:
         """Load the shipped weights.
 
         Raises:
             MissingWeightsError: If a weight file is not there.
         """
         super().__init__(options, device)
-        WEIGHTS.check()
         from diffusers import UNet2DModel
 
         self.unet = WEIGHTS.load(UNet2DModel, "unet", device)
         self.space = LatentSpace(self.options.steps, self.options.strength, device)
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: TinyDiffusionOptions) -> str:
         """Return the sha256 over the weight files, names included; they are the same whatever the options."""
         return WEIGHTS.digest()
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: TinyDiffusionOptions) -> WeightsSize:
         """Return the size of VAE and UNet; they are the same whatever the options."""
         return WEIGHTS.size()
 

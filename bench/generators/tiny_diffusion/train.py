@@ -18,18 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.generators._networks.scene_training import (
-    HELD_OUT_DESIGN,
-    batches,
-    begin,
-    follow,
-    new_scheduler,
-    optimise,
-    parser,
-    pictures,
-    pixel_correlation,
-    training_latents,
-)
+from bench.generators._networks import scene_training as training
 from bench.generators.tiny_diffusion.architecture import new_unet, new_vae
 
 VAE_BATCH = 16
@@ -49,12 +38,14 @@ def train_vae(steps: int, seed: int, out: Path, save_every: int = 200) -> None:
     """
     torch.manual_seed(seed)
     vae = new_vae()
-    for at in optimise(vae, steps, 2e-3, lambda step: vae_loss(vae, pictures(step * VAE_BATCH, VAE_BATCH)), save_every):
+    for at in training.optimise(
+        vae, steps, 2e-3, lambda step: vae_loss(vae, training.pictures(step * VAE_BATCH, VAE_BATCH)), save_every
+    ):
         if at.due:
             _LOG.info("vae %s  PixCorr %.4f", at, round_trip(vae))
             # Aside: a rough VAE in the real place would look like a finished one.
             vae.save_pretrained(out / "vae-rough", safe_serialization=True)
-    standardise(vae, pictures(0, 1024))
+    standardise(vae, training.pictures(0, 1024))
     # Half the bytes in the repository; it is loaded in float32 again.
     vae.half().save_pretrained(out / "vae", safe_serialization=True)
 
@@ -76,9 +67,9 @@ def vae_loss(vae: Any, batch: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - a
 @torch.no_grad()
 def round_trip(vae: Any, count: int = 128) -> float:  # noqa: ANN401 - see vae_loss
     """Return the PixCorr of decoded posterior means of held-out scenes with the scenes."""
-    truth = pictures(0, count, HELD_OUT_DESIGN)
+    truth = training.pictures(0, count, training.HELD_OUT_DESIGN)
     again = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in truth.split(32)])
-    return pixel_correlation(again.clamp(-1, 1), truth)
+    return training.pixel_correlation(again.clamp(-1, 1), truth)
 
 
 @torch.no_grad()
@@ -110,18 +101,18 @@ def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 
         save_every: Steps between two reports with a usable version.
     """
     torch.manual_seed(seed + 1)
-    scheduler, unet = new_scheduler(), new_unet()
+    scheduler, unet = training.new_scheduler(), new_unet()
     average = new_unet().requires_grad_(False)
     average.load_state_dict(unet.state_dict())
     scheduler.save_pretrained(out / "scheduler")
-    latents = training_latents(out, scenes)
+    latents = training.latents(out, scenes)
     _LOG.info("unet: %d latents, standard deviation %.3f", len(latents), float(latents.std()))
-    order = batches(len(latents), UNET_BATCH, steps, torch.Generator().manual_seed(seed))
-    for at in optimise(
+    order = training.batches(len(latents), UNET_BATCH, steps, torch.Generator().manual_seed(seed))
+    for at in training.optimise(
         unet, steps, 1.5e-3, lambda _: diffusion_loss(unet, scheduler, latents[next(order)]), save_every
     ):
         # A young average forgets faster, or it would keep the random weights it started from.
-        follow(average, unet, min(0.998, at.step / (at.step + 19)))
+        training.follow(average, unet, min(0.998, at.step / (at.step + 19)))
         if at.due:
             _LOG.info("unet %s", at)
             half = new_unet().half()
@@ -140,11 +131,11 @@ def diffusion_loss(unet: Any, scheduler: Any, latents: torch.Tensor) -> torch.Te
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training; returns the exit status."""
-    options = parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 16_000)
+    options = training.parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 16_000)
     options.add_argument("--stage", choices=("all", "vae", "unet"), default="all", help="what to train")
     options.add_argument("--vae-steps", type=int, default=3200, help="batches of 16 scenes")
     options.add_argument("--unet-steps", type=int, default=3000, help="batches of 64 latents")
-    given = begin(options, argv)
+    given = training.begin(options, argv)
     if given.stage != "unet":
         train_vae(given.vae_steps, given.seed, given.out)
     if given.stage != "vae":

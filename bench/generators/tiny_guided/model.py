@@ -40,7 +40,7 @@ CONDITIONS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class TinyGuidedOptions:
     """What a recipe may set; all of it is about rendering, none of it changes targets.
 
     Attributes:
@@ -68,7 +68,7 @@ class TinyGuided(Generator):
     """
 
     version: ClassVar[int] = 1
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = TinyGuidedOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {
         "latent": TargetSpec(LATENT_SHAPE),
         "text": TargetSpec(TEXT_SHAPE, needs=("captions",)),
@@ -77,31 +77,30 @@ class TinyGuided(Generator):
     inputs: ClassVar[Mapping[str, InputSpec]] = {**STARTS, **CONDITIONS}
     trained_on: ClassVar[tuple[str, ...] | None] = ("simulated-scenes",)
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: TinyGuidedOptions, device: torch.device) -> None:
         """Load the shipped weights.
 
         Raises:
             MissingWeightsError: If a weight file is not there.
         """
         super().__init__(options, device)
-        WEIGHTS.check()
         from diffusers import UNet2DConditionModel
         from tokenizers import Tokenizer
         from transformers import CLIPTextModel
 
         self.space = LatentSpace(self.options.steps, self.options.strength, device)
+        self.text_encoder = WEIGHTS.load(CLIPTextModel, "text_encoder", device)
         with seeded():  # the random weights that are replaced at once; the draws of others go on as they were
             unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(WEIGHTS.folder / "unet"))
             unet, tokeniser = with_mixed_attention(unet), ImageTokeniser()
         # Not by diffusers' own loader, which does not know the maps of `MixedAttention`.
         self.unet = WEIGHTS.fill(unet, "unet/diffusion_pytorch_model.safetensors", device)
         self.words = Tokenizer.from_file(str(WEIGHTS.folder / "tokenizer/tokenizer.json"))
-        self.text_encoder = WEIGHTS.load(CLIPTextModel, "text_encoder", device)
         self.tokeniser = WEIGHTS.fill(tokeniser, "image_tokeniser/model.safetensors", device)
         self.nulls = {"text": self._text([[""]]), "tokens": torch.zeros(1, *TOKENS_SHAPE, device=device)}
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: TinyGuidedOptions) -> str:
         """Return the sha256 of tiny-diffusion's VAE files and this model's own, whatever the options."""
         total = hashlib.sha256()
         # Latents and pictures depend on the other generator's VAE as much as on its own files.
@@ -110,7 +109,7 @@ class TinyGuided(Generator):
         return total.hexdigest()
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: TinyGuidedOptions) -> WeightsSize:
         """Return the size of all networks, tiny-diffusion's VAE among them, whatever the options."""
         vae, own = scene_latents.WEIGHTS.size(), WEIGHTS.size()
         return WeightsSize(vae.parameters + own.parameters, vae.bytes + own.bytes)

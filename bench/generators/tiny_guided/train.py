@@ -25,17 +25,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.data.simulate.scenes.sampling import captions, sample_scene, stimulus_seed
+from bench.generators._networks import scene_training as training
 from bench.generators._networks.scene_latents import FOLDER as PARENT
-from bench.generators._networks.scene_training import (
-    TRAINING_DESIGN,
-    batches,
-    begin,
-    follow,
-    new_scheduler,
-    optimise,
-    parser,
-    training_latents,
-)
 from bench.generators.tiny_guided.architecture import (
     TOKENS_SHAPE,
     ImageTokeniser,
@@ -117,21 +108,21 @@ def train(steps: int, seed: int, scenes: int, out: Path, save_every: int = 100) 
         save_every: Steps between two reports with a usable version.
     """
     torch.manual_seed(seed)
-    sentences = [captions(sample_scene(stimulus_seed(index, TRAINING_DESIGN))) for index in range(scenes)]
+    sentences = [captions(sample_scene(stimulus_seed(index, training.TRAINING_DESIGN))) for index in range(scenes)]
     words = new_words(text for texts in sentences for text in texts)
     ids = torch.tensor([[e.ids for e in words.encode_batch(texts)] for texts in sentences])
     empty = torch.tensor([words.encode("").ids])
-    networks, scheduler = Networks(words.get_vocab_size()), new_scheduler()
+    networks, scheduler = Networks(words.get_vocab_size()), training.new_scheduler()
     average = copy.deepcopy(networks).requires_grad_(False)
-    latents = training_latents(PARENT, scenes)
-    order = batches(scenes, BATCH, steps, torch.Generator().manual_seed(seed))
+    latents = training.latents(PARENT, scenes)
+    order = training.batches(scenes, BATCH, steps, torch.Generator().manual_seed(seed))
 
     def loss_of(step: int) -> torch.Tensor:
         rows = next(order)
         return diffusion_loss(networks, scheduler, draw_batch(latents[rows], ids[rows], empty))
 
-    for at in optimise(networks, steps, 1.2e-3, loss_of, save_every):
-        follow(average, networks, min(0.997, at.step / (at.step + 19)))
+    for at in training.optimise(networks, steps, 1.2e-3, loss_of, save_every):
+        training.follow(average, networks, min(0.997, at.step / (at.step + 19)))
         if at.due:
             _LOG.info("%s", at)
             save(average, words, out)
@@ -161,9 +152,9 @@ def save(networks: Networks, words: Any, out: Path) -> None:  # noqa: ANN401 - a
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training; returns the exit status."""
-    options = parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 12_000)
+    options = training.parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 12_000)
     options.add_argument("--steps", type=int, default=1400, help="batches of 32 scenes")
-    given = begin(options, argv)
+    given = training.begin(options, argv)
     train(given.steps, given.seed, given.scenes, given.out)
     return 0
 

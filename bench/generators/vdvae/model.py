@@ -38,7 +38,7 @@ _BATCH = 16  # pictures in the network at once: bounds memory, changes no pictur
 
 
 @dataclass(frozen=True)
-class Options(CheckpointOptions):
+class VdvaeOptions(CheckpointOptions):
     """What a recipe may set; the defaults are Brain-Diffuser's.
 
     Attributes:
@@ -57,12 +57,12 @@ class Vdvae(Generator):
     """OpenAI's VDVAE, frozen: `latents` are the first 31 groups, flattened one after the other (`architecture`)."""
 
     version: ClassVar[int] = 2
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = VdvaeOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latents": TargetSpec((PREDICTED_NUMBERS,))}
     inputs: ClassVar[Mapping[str, InputSpec]] = {"latents": InputSpec((PREDICTED_NUMBERS,), oracle="latents")}
     trained_on: ClassVar[tuple[str, ...] | None] = ("imagenet-64",)
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: VdvaeOptions, device: torch.device) -> None:
         """Load the published weights.
 
         Raises:
@@ -74,14 +74,14 @@ class Vdvae(Generator):
         self.network: VeryDeepVAE = frozen(network, dtype_of(self.options.precision, device), device)
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: VdvaeOptions) -> str:
         """Return the sha256 of the checkpoint."""
         return checkpoints.weights_digest([CHECKPOINT], options)
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: VdvaeOptions) -> WeightsSize:
         """Return the size of the checkpoint, or of the published network where weights are random."""
-        if not options.untrained:  # type: ignore[attr-defined]
+        if not options.untrained:
             return checkpoints.weights_size([CHECKPOINT], options)
         with torch.device("meta"):
             return module_size([VeryDeepVAE()])

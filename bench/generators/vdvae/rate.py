@@ -23,7 +23,7 @@ from bench.generators._diffusion.resizing import resized
 from bench.generators.base import MissingWeightsError
 from bench.generators.vdvae.architecture import PICTURE_SIZE
 from bench.generators.vdvae.gaussian import Gaussian, Noise
-from bench.generators.vdvae.model import RESAMPLING, Options, Vdvae, normalised
+from bench.generators.vdvae.model import RESAMPLING, Vdvae, VdvaeOptions, normalised
 from bench.generators.vdvae.network import VeryDeepVAE
 from bench.generators.vdvae.pixels import PixelMixture
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         pictures = pictures_in(chosen.pictures)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = Vdvae(Options(weights=chosen.weights), device).network
+        network = Vdvae(VdvaeOptions(weights=chosen.weights), device).network
     except (ReconbenchError, MissingWeightsError) as error:
         _LOG.error("%s", error)
         return 2

@@ -30,7 +30,7 @@ _VAE_BATCH = 4  # pictures at once through the VAE: at 512 pixels a picture's ac
 
 
 @dataclass(frozen=True)
-class Options(CheckpointOptions):
+class VersatileDiffusionOptions(CheckpointOptions):
     """What a recipe may set; besides the weights, all of it is about rendering. Defaults are Brain-Diffuser's.
 
     Attributes:
@@ -57,7 +57,7 @@ class VersatileDiffusion(Generator):
     """
 
     version: ClassVar[int] = 1
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = VersatileDiffusionOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {
         "vision": TargetSpec(_VISION),
         "text": TargetSpec(_TEXT, needs=("captions",)),
@@ -69,7 +69,7 @@ class VersatileDiffusion(Generator):
     }
     trained_on: ClassVar[tuple[str, ...] | None] = ("laion-2b-en", "laion-aesthetics", "open-images", "openai-wit")
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: VersatileDiffusionOptions, device: torch.device) -> None:
         """Load the networks and join the two UNets.
 
         Raises:
@@ -87,14 +87,14 @@ class VersatileDiffusion(Generator):
         self.sampler = Sampler(scheduler("ddim", parts.noise), steps, int(strength * steps))
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: VersatileDiffusionOptions) -> str:
         """Return the sha256 over the checkpoint's files, or that of untrained weights."""
         return weights_digest([CHECKPOINT], options)
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: VersatileDiffusionOptions) -> WeightsSize:
         """Return the size of the checkpoint's weight files, or of the untrained networks."""
-        if not options.untrained:  # type: ignore[attr-defined]
+        if not options.untrained:
             return weights_size([CHECKPOINT], options)
         with torch.device("meta"):
             networks = build_parts()

@@ -16,16 +16,7 @@ from torch import nn
 
 from bench.core.errors import CorruptFileError
 from bench.generators._diffusion.sampler import NOISE
-from bench.generators._networks.published import (
-    CLIP_TEXT,
-    CLIP_VISION,
-    TEXT_WIDTH,
-    UNET,
-    VAE,
-    build,
-    kind,
-    refuse_other_model,
-)
+from bench.generators._networks import published
 from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, LocalCheckpoint, find
 from bench.generators._weights.frozen import frozen, read_json, read_state, seeded
 from bench.generators._weights.tokenizer import clip_tokenizer, tokenizer_from
@@ -33,10 +24,10 @@ from bench.generators.versatile_diffusion.dual import VISION_TOKENS, load_twins,
 from eval.pictures import CLIP_MEAN, CLIP_STD
 
 PUBLISHED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "image_unet": ("UNet2DConditionModel", UNET),
-    "vae": ("AutoencoderKL", {**VAE, "sample_size": 256}),
-    "image_encoder": ("CLIPVisionModelWithProjection", CLIP_VISION),
-    "text_encoder": ("CLIPTextModelWithProjection", CLIP_TEXT),
+    "image_unet": ("UNet2DConditionModel", published.UNET),
+    "vae": ("AutoencoderKL", {**published.VAE, "sample_size": 256}),
+    "image_encoder": ("CLIPVisionModelWithProjection", published.CLIP_VISION),
+    "text_encoder": ("CLIPTextModelWithProjection", published.CLIP_TEXT),
 }
 """Class and configuration of each network of `shi-labs/versatile-diffusion`."""
 
@@ -109,7 +100,8 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
         return _untrained(dtype, device)
     found = find(CHECKPOINT, options)
     networks = {
-        part: found.network(kind(name), part, _format(part, dtype), device) for part, (name, _) in PUBLISHED.items()
+        part: found.network(published.kind(name), part, _format(part, dtype), device)
+        for part, (name, _) in PUBLISHED.items()
     }
     noise = read_json(found.folder / _SCHEDULER)
     _refuse_other_models(found, networks, noise)
@@ -126,7 +118,7 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
 
 def build_parts() -> dict[str, Any]:
     """Return the networks at their published size by name, freshly initialised on the default device."""
-    return {part: build(*published) for part, published in PUBLISHED.items()}
+    return {part: published.build(*each) for part, each in PUBLISHED.items()}
 
 
 def _untrained(dtype: torch.dtype, device: torch.device) -> Parts:
@@ -173,8 +165,8 @@ def _refuse_other_models(found: LocalCheckpoint, networks: Mapping[str, Any], no
     image, text = networks["image_encoder"].config, networks["text_encoder"].config
     own = {
         "picture tokens": ((image.image_size // image.patch_size) ** 2 + 1, VISION_TOKENS),
-        "picture token width": (image.projection_dim, TEXT_WIDTH),
-        "caption token width": (text.projection_dim, TEXT_WIDTH),
+        "picture token width": (image.projection_dim, published.TEXT_WIDTH),
+        "caption token width": (text.projection_dim, published.TEXT_WIDTH),
     }
     configs = {"unet": networks["image_unet"].config, "vae": networks["vae"].config, "text": text}
-    refuse_other_model(found.folder, "Versatile Diffusion", configs, noise, own)
+    published.refuse_other_model(found.folder, "Versatile Diffusion", configs, noise, own)
