@@ -19,10 +19,10 @@ import numpy as np
 
 from bench.core import cluster, console
 from bench.core.errors import OptionError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.fitting.predictions import read_predictions
-from bench.generators.choice import Chosen, settings_from
+from bench.generators.choice import GeneratorChoice, settings_from
 from bench.rendering.jobs import RenderJob, render, scale_for
 
 
@@ -53,7 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         "--listen", type=int, default=None, metavar="PORT", help="serve single pictures over HTTP instead"
     )
     arguments = parser.parse_args(argv)
-    chosen = Chosen(arguments.generator, settings_from(arguments.set or []))
+    chosen = GeneratorChoice(arguments.generator, settings_from(arguments.set or []))
     if arguments.listen is not None:
         return _listen(chosen, arguments.listen, arguments.batch_size, arguments.replicas)
     if not (arguments.predictions and arguments.inputs and arguments.out):
@@ -66,23 +66,19 @@ def _run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _job(predictions: Folder, chosen: Chosen, feeds: Mapping[str, str], seed: int, out: Folder) -> RenderJob:
+def _job(predictions: Folder, chosen: GeneratorChoice, feeds: Mapping[str, str], seed: int, out: Folder) -> RenderJob:
     """Return the job that renders a predictions folder."""
     read = {name: read_predictions(predictions, head) for name, head in feeds.items()}
     keys = next(iter(read.values()))[0]
-    seeds = [
-        seed_of(stimulus, max(repeat, 0) * 1000 + sample, seed)
-        for stimulus, repeat, sample in zip(
-            *(keys[c].to_pylist() for c in ("stimulus", "repeat", "sample")), strict=True
-        )
-    ]
+    named = zip(*(keys[column].to_pylist() for column in ("stimulus", "repeat", "sample")), strict=True)
+    seeds = [picture_seed(stimulus, repeat, sample, seed) for stimulus, repeat, sample in named]
     identity = {"images": 1, "predictions": predictions.read_json("identity.json"), "inputs": feeds, "seed": seed}
     identity |= {"render": chosen.identity(render=True)}
     inputs = {name: values for name, (_, values) in read.items()}
     return RenderJob(chosen.name, chosen.settings, keys, inputs, np.array(seeds, np.int64), out, identity)
 
 
-def _listen(chosen: Chosen, port: int, batch_size: int, replicas: int | None) -> int:
+def _listen(chosen: GeneratorChoice, port: int, batch_size: int, replicas: int | None) -> int:
     """Serve single pictures over HTTP on 127.0.0.1 until interrupted."""
     chosen.identity(render=True)
     cluster.connect()

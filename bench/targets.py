@@ -26,8 +26,8 @@ from bench.core.errors import BadDataError
 from bench.core.identity import digest
 from bench.core.storage import Folder
 from bench.data.shards.manifest import FileEntry, Manifest, read_manifest
-from bench.generators.choice import Chosen, settings_from
-from bench.generators.encoding import PART_ERRORS, PartMaker, Unit, Work
+from bench.generators.choice import GeneratorChoice, settings_from
+from bench.generators.encoding import PART_ERRORS, EncodingJob, PartMaker, TargetPart
 
 PART_ROWS = 512
 """Rows of a part: the grain of resuming. Fixed, so that the same set always has the same files."""
@@ -61,7 +61,7 @@ def targets(
         MissingWeightsError: If the generator's weights are not on this machine.
         CorruptFileError: If a stimuli file differs from its manifest.
     """
-    chosen = Chosen(generator, options)
+    chosen = GeneratorChoice(generator, options)
     manifest, sources, folders = _plan(stimuli, out, chosen, names)
     missing = {name: folder for name, folder in folders.items() if not _finished(folder)}
     units = _units(manifest)
@@ -71,7 +71,7 @@ def targets(
         return folders
     cluster.connect()
     entries: dict[str, list[FileEntry]] = {name: [] for name in missing}
-    for row in _encoded(units, Work(chosen, stimuli, missing)):
+    for row in _encoded(units, EncodingJob(chosen, stimuli, missing)):
         for name in missing:
             entries[name].append(FileEntry(row["name"], row["rows"], row[f"size:{name}"], row[f"sha256:{name}"]))
         if advance:
@@ -87,7 +87,7 @@ def parts(stimuli: Folder) -> int:
 
 
 def _plan(
-    stimuli: Folder, out: Folder, chosen: Chosen, names: Sequence[str]
+    stimuli: Folder, out: Folder, chosen: GeneratorChoice, names: Sequence[str]
 ) -> tuple[Manifest, dict[str, dict[str, Any]], dict[str, Folder]]:
     """Return the stimuli's manifest, and for each target what decides its content and where it goes."""
     manifest = read_manifest(stimuli)
@@ -108,27 +108,27 @@ def _finished(folder: Folder) -> bool:
     return folder.exists("manifest.json") and read_manifest(folder).kind == "targets"
 
 
-def _units(manifest: Manifest) -> list[Unit]:
+def _units(manifest: Manifest) -> list[TargetPart]:
     """Cut the stimuli files into parts of at most `PART_ROWS` rows."""
-    units: list[Unit] = []
+    units: list[TargetPart] = []
     for entry in manifest.files:
         for first in range(0, entry.rows, PART_ROWS):
             rows = min(PART_ROWS, entry.rows - first)
-            units.append(Unit(entry, first, rows, f"part-{len(units):05d}.parquet"))
+            units.append(TargetPart(entry, first, rows, f"part-{len(units):05d}.parquet"))
     return units
 
 
-def _encoded(units: Sequence[Unit], work: Work) -> Iterator[dict[str, Any]]:
+def _encoded(units: Sequence[TargetPart], job: EncodingJob) -> Iterator[dict[str, Any]]:
     """Run the actor pool; yield for each part its name, rows, and each target's size and sha256."""
     gpus = cluster.gpus()
     slots = gpus or int(ray.cluster_resources().get("CPU", 1))
     # Ray Data warns that its progress bars are off; the stage has its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # One unit a block, so that every actor of the pool gets work.
-    items = ray.data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
+    # One part a block, so that every actor of the pool gets work.
+    items = ray.data.from_items([{"part": index} for index in range(len(units))], override_num_blocks=len(units))
     encoded = items.map_batches(
         PartMaker,
-        fn_constructor_args=(work, list(units)),
+        fn_constructor_args=(job, list(units)),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(slots, len(units)))),
         num_cpus=1,
@@ -143,7 +143,7 @@ def _encoded(units: Sequence[Unit], work: Work) -> Iterator[dict[str, Any]]:
 def _seal(
     folder: Folder,
     stimuli: Manifest,
-    chosen: Chosen,
+    chosen: GeneratorChoice,
     name: str,
     source: Mapping[str, Any],
     entries: Sequence[FileEntry],

@@ -30,7 +30,7 @@ from bench.core.options import build
 from bench.data.datasets.base import Dataset
 from bench.data.splits import Split
 from bench.generators.base import InputSpec, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes import post_steps
 from encoders.base import Head, Runtime, assemble
 from eval.networks import _weights as weights
@@ -190,7 +190,7 @@ def generator_outputs(name: str) -> Iterator[tuple[str, Output]]:
     """
     kind = registry.load("generator", name)
     with tempfile.TemporaryDirectory() as folder:
-        generator = Chosen(name, small_checkpoints.settings(name, Path(folder))).load(torch.device("cpu"))
+        generator = GeneratorChoice(name, small_checkpoints.settings(name, Path(folder))).load(torch.device("cpu"))
     stimuli = Stimuli(pictures(2, 64), [["a wave"], ["another wave"]], ["wave", "wave"])
     targets = generator.encode(stimuli, list(kind.targets), [0, 1])
     for target, values in targets.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import re
 
 import pytest
@@ -13,7 +14,7 @@ from rich.console import Console
 from bench import prepare, sweep
 from bench.core import console, timings
 from bench.core.errors import BadDataError, OptionError, UnknownNameError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.core.timings import Timings
 
@@ -202,15 +203,18 @@ def test_a_name_given_twice_is_refused():
 
 def test_seeds_of_pictures_are_golden():
     """Pictures on other machines were made with these."""
-    assert seed_of(0, 0, 0) == 364267326147784021
-    assert seed_of(72_999, 1, 42) == 2648757885742865354
+    assert picture_seed(0) == 364267326147784021
+    assert picture_seed(7) == picture_seed(7, repeat=-1) == 3001793406936310941
+    assert picture_seed(72_999, sample=1, base=42) == 2648757885742865354
+    assert picture_seed(5, repeat=1, sample=1, base=3) == 3103429479604172424
 
 
 def test_seeds_name_the_picture_alone():
-    seeds = {(s, k, b): seed_of(s, k, b) for s in range(40) for k in range(5) for b in range(5)}
+    numbers = itertools.product(range(40), range(3), range(5), range(3))
+    seeds = {name: picture_seed(*name) for name in numbers}
     assert len(set(seeds.values())) == len(seeds)
     assert all(0 <= seed < 2**62 for seed in seeds.values())
-    assert seed_of(11, 1, 0) != seed_of(1, 11, 0)
+    assert picture_seed(11, sample=1) != picture_seed(1, sample=11)
 
 
 def test_time_is_counted_by_stage_and_over_restarts(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from bench.core import registry
 from bench.core.errors import OptionError, UnknownNameError
 from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen, settings_from
+from bench.generators.choice import GeneratorChoice, settings_from
 
 NAMES = sorted(registry.found("generator"))
 
@@ -48,7 +48,7 @@ def settings(name, checkpoints):
 @pytest.fixture(scope="module")
 def generator(name, settings):
     torch.set_num_threads(1)
-    return Chosen(name, settings).load(torch.device("cpu"))
+    return GeneratorChoice(name, settings).load(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -141,22 +141,22 @@ def test_a_picture_depends_on_its_own_input_and_seed_only(generator, oracle, cou
 
 
 def test_weights_digest_is_stable_and_a_sha256(name, settings):
-    chosen = Chosen(name, settings)
+    chosen = GeneratorChoice(name, settings)
     first = chosen.kind.weights_digest(chosen.options)
     assert first == chosen.kind.weights_digest(chosen.options) and len(bytes.fromhex(first)) == 32
 
 
 def test_unknown_option_and_value_out_of_range(name):
     with pytest.raises(UnknownNameError, match=r"unknown option 'no_such_option'.*Allowed:"):
-        _ = Chosen(name, {"no_such_option": 1}).options
-    for each in dataclasses.fields(Chosen(name).kind.Options):
+        _ = GeneratorChoice(name, {"no_such_option": 1}).options
+    for each in dataclasses.fields(GeneratorChoice(name).kind.Options):
         with pytest.raises(OptionError, match=each.name):
-            _ = Chosen(name, {each.name: object()}).options
+            _ = GeneratorChoice(name, {each.name: object()}).options
 
 
 def test_unknown_generator_offers_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'tiny-diffusion'"):
-        _ = Chosen("tiny-difusion").kind
+        _ = GeneratorChoice("tiny-difusion").kind
 
 
 def test_settings_are_typed_and_need_an_equals_sign():
@@ -175,14 +175,14 @@ def test_settings_are_typed_and_need_an_equals_sign():
 
 
 def test_render_options_do_not_change_the_identity_of_targets(name, settings):
-    kind = Chosen(name).kind
+    kind = GeneratorChoice(name).kind
     for each in dataclasses.fields(kind.Options):
         if each.metadata.get("stage") == "render" and isinstance(each.default, float):
-            changed, plain = Chosen(name, {**settings, each.name: 0.75}), Chosen(name, settings)
+            changed, plain = GeneratorChoice(name, {**settings, each.name: 0.75}), GeneratorChoice(name, settings)
             assert changed.identity(render=False) == plain.identity(render=False)
             assert changed.identity(render=True) != plain.identity(render=True)
 
 
 def test_the_place_of_weights_is_in_no_identity(name, settings):
     for render in (False, True):
-        assert not {"weights", "download"} & set(Chosen(name, settings).identity(render)["options"])
+        assert not {"weights", "download"} & set(GeneratorChoice(name, settings).identity(render)["options"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_checkpoints import ip_adapter as small
+from small_checkpoints import stable_diffusion
 
 from bench.core.errors import CorruptFileError
+from bench.generators._diffusion.sampler import scheduler
+from bench.generators._networks.stable_diffusion import build_parts
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.ip_adapter.adapter import CHECKPOINT, build_encoder, shapes
 from bench.generators.ip_adapter.model import clip_pixels
-from bench.generators.stable_diffusion.networks import build
-from bench.generators.stable_diffusion.sampling import scheduler
 
 CPU = torch.device("cpu")
 NAME = "ip-adapter"
@@ -27,7 +29,9 @@ ADAPTER = "models/ip-adapter-plus_sd15"
 @pytest.fixture(scope="module")
 def generator(weights):
     torch.set_num_threads(1)
-    return Chosen(NAME, {"weights": str(weights), "steps": 3, "scale": 0.6, "negative_prompt": "the hen"}).load(CPU)
+    return GeneratorChoice(
+        NAME, {"weights": str(weights), "steps": 3, "scale": 0.6, "negative_prompt": "the hen"}
+    ).load(CPU)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +41,15 @@ def pipeline(weights):
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
     base = weights / "stable-diffusion-v1-5"
-    pieces = CLIPTokenizer.from_pretrained(base / "tokenizer", model_max_length=77)
-    found = StableDiffusionPipeline(
+    networks = SimpleNamespace(
         vae=AutoencoderKL.from_pretrained(base / "vae", low_cpu_mem_usage=False, use_safetensors=False),
-        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=False),
-        tokenizer=pieces,
+        text=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=False),
+        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer", model_max_length=77),
         unet=UNet2DConditionModel.from_pretrained(base / "unet", low_cpu_mem_usage=False, use_safetensors=False),
-        scheduler=None,
-        safety_checker=None,
-        feature_extractor=CLIPImageProcessor(size=224, crop_size=224),
-        image_encoder=None,
-        requires_safety_checker=False,
+    )
+    extractor = CLIPImageProcessor(size=224, crop_size=224)
+    found = stable_diffusion.pipeline(
+        StableDiffusionPipeline, networks, feature_extractor=extractor, image_encoder=None
     )
     found.load_ip_adapter(
         str(weights / CHECKPOINT.name),
@@ -56,7 +58,6 @@ def pipeline(weights):
         low_cpu_mem_usage=False,
     )
     found.set_ip_adapter_scale(0.6)
-    found.set_progress_bar_config(disable=True)
     return found
 
 
@@ -81,12 +82,12 @@ def test_tokens_are_those_of_diffusers_own_pipeline(generator, pipeline, images,
         with torch.no_grad():
             null, own = resampler(states[:, 0])
         torch.testing.assert_close(made, own, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(generator.null.tokens[0, 0], null, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(generator.null["tokens"][0, 0], null, rtol=1e-4, atol=1e-4)
     assert tokens.shape == (2, 16, 768) and (tokens[0] - tokens[1]).abs().max() > 0.05
 
 
 def test_pictures_from_tokens_are_those_the_pipeline_makes_from_the_picture(generator, pipeline, images, tokens):
-    pipeline.scheduler = scheduler("ddim", generator.networks.schedule)
+    pipeline.scheduler = scheduler("ddim", generator.networks.noise)
     expected = pipeline(
         "",
         negative_prompt="the hen",
@@ -109,16 +110,16 @@ def test_tokens_scale_and_text_change_the_picture(generator, weights, tokens):
     assert not torch.equal(made, generator.render({**one, "text": text}, [3]))
     assert torch.equal(made, generator.render({**one, "text": generator.networks.text_states([""])}, [3]))
     settings = {**dataclasses.asdict(generator.options), "prompt": "the ant on a train"}
-    named = Chosen(NAME, settings).load(CPU)
+    named = GeneratorChoice(NAME, settings).load(CPU)
     assert torch.equal(named.render(one, [3]), generator.render({**one, "text": text}, [3]))
-    weaker = Chosen(NAME, {**dataclasses.asdict(generator.options), "scale": 0.1}).load(CPU)
+    weaker = GeneratorChoice(NAME, {**dataclasses.asdict(generator.options), "scale": 0.1}).load(CPU)
     assert not torch.equal(made, weaker.render(one, [3]))
 
 
 def test_without_guidance_nothing_is_steered_away_from(generator, tokens):
     plain = small_checkpoints.with_options(generator, guidance=1.0)
     made = plain.render({"tokens": tokens}, [3, 4])
-    plain.null = dataclasses.replace(generator.null, tokens=generator.null.tokens + 1)
+    plain.null = {**generator.null, "tokens": generator.null["tokens"] + 1}
     assert torch.equal(made, plain.render({"tokens": tokens}, [3, 4]))
 
 
@@ -144,9 +145,9 @@ def test_pixels_are_clips_own_preprocessing():
 
 
 def test_what_cannot_be_rendered_is_said(generator, tokens):
-    with pytest.raises(ValueError, match="ip-adapter renders from 'tokens', got text"):
+    with pytest.raises(ValueError, match="ip-adapter renders from tokens; got text"):
         generator.render({"text": torch.zeros(1, 77, 768)}, [0])
-    with pytest.raises(ValueError, match="2 of input 'tokens' for 1 seeds"):
+    with pytest.raises(ValueError, match="2 inputs 'tokens' but 1 seeds"):
         generator.render({"tokens": tokens}, [0])
 
 
@@ -156,7 +157,7 @@ def test_missing_adapter_is_found_before_anything_is_read(weights, tmp_path, mon
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "stable-diffusion-v1-5").symlink_to(weights / "stable-diffusion-v1-5")
     with pytest.raises(MissingWeightsError, match=r"ip-adapter are not .*h94/IP-Adapter .*Licence: Apache-2.0"):
-        Chosen(NAME, {"weights": str(tmp_path / "w")}).load(CPU)
+        GeneratorChoice(NAME, {"weights": str(tmp_path / "w")}).load(CPU)
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def broken(weights, tmp_path):
     """A copy of the small adapter to be damaged, and how to load it."""
     (tmp_path / "stable-diffusion-v1-5").symlink_to(weights / "stable-diffusion-v1-5")
     shutil.copytree(weights / CHECKPOINT.name, tmp_path / CHECKPOINT.name)
-    return tmp_path / CHECKPOINT.name, lambda: Chosen(NAME, {"weights": str(tmp_path), "steps": 1}).load(CPU)
+    return tmp_path / CHECKPOINT.name, lambda: GeneratorChoice(NAME, {"weights": str(tmp_path), "steps": 1}).load(CPU)
 
 
 def test_the_plain_file_of_mappings_loads_too(broken, generator, images, tokens):
@@ -205,7 +206,7 @@ def test_a_damaged_image_encoder_is_named(broken):
 def test_the_published_file_has_these_entries():
     """Counted from the published file's description: 16 cross-attentions, a resampler of 4 layers, 98 MB in float16."""
     with torch.device("meta"):
-        unet = build()[1]
+        unet = build_parts()[1]
         encoder = sum(p.numel() for p in build_encoder().parameters())
     assert encoder == 632_076_800
     names = shapes(unet, 1280, 768)
@@ -213,7 +214,7 @@ def test_the_published_file_has_these_entries():
     widths = [shape[0] for shape in names["ip_adapter"].values()][::2]
     assert widths == [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
     assert names["image_proj"]["layers.3.0.to_kv.weight"] == (1536, 768)
-    chosen = Chosen(NAME, {"untrained": True})
+    chosen = GeneratorChoice(NAME, {"untrained": True})
     assert chosen.kind.weights_digest(chosen.options) == "untrained:0"
     size = chosen.kind.weights_size(chosen.options).parameters
     adapter = sum(int(np.prod(shape)) for part in names.values() for shape in part.values())
@@ -224,11 +225,11 @@ def test_the_published_file_has_these_entries():
 @pytest.mark.timeout(1800)
 def test_one_step_at_full_size():
     """Every random weight of the published size, tokens of a picture, one denoising step at 512 px, bfloat16."""
-    generator = Chosen(NAME, {"untrained": True, "steps": 1, "precision": "bfloat16"}).load(CPU)
+    generator = GeneratorChoice(NAME, {"untrained": True, "steps": 1, "precision": "bfloat16"}).load(CPU)
     image = torch.randint(0, 256, (1, 3, 425, 425), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     tokens = generator.encode(Stimuli(image, [[]], [None]), ["tokens"], [0])["tokens"]
     assert tokens.shape == (1, 16, 768) and tokens.std() > 0
     resampler = sum(p.numel() for p in generator.adapter.resampler.parameters())
-    assert resampler == sum(int(np.prod(s)) for s in shapes(build()[1], 1280, 768)["image_proj"].values())
+    assert resampler == sum(int(np.prod(s)) for s in shapes(build_parts()[1], 1280, 768)["image_proj"].values())
     pictures = generator.render({"tokens": tokens}, [0])
     assert pictures.shape == (1, 3, 512, 512) and pictures.float().std() > 0

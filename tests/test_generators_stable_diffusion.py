@@ -1,6 +1,7 @@
 """Stable Diffusion v1: targets and pictures against diffusers' own pipelines, and what a wrong checkpoint says."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -12,10 +13,11 @@ from small_checkpoints import stable_diffusion as small
 from small_checkpoints import with_options
 
 from bench.core.errors import BadDataError, CorruptFileError, OptionError
+from bench.generators._diffusion.sampler import Cut, generators_of, guided, noise_of, scheduler
+from bench.generators._diffusion.vae import pictures_of
+from bench.generators._networks.stable_diffusion import CHECKPOINTS, build_parts
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
-from bench.generators.stable_diffusion.networks import CHECKPOINTS, build
-from bench.generators.stable_diffusion.sampling import noise, scheduler
+from bench.generators.choice import GeneratorChoice
 
 CPU = torch.device("cpu")
 NAME = "stable-diffusion"
@@ -25,7 +27,7 @@ FOLDER = CHECKPOINTS["v1.4"].name
 @pytest.fixture(scope="module")
 def generator(weights):
     torch.set_num_threads(1)
-    return Chosen(NAME, {"weights": str(weights), "steps": 6, "strength": 0.7}).load(CPU)
+    return GeneratorChoice(NAME, {"weights": str(weights), "steps": 6, "strength": 0.7}).load(CPU)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +35,7 @@ def pipeline(generator):
     """diffusers' img2img over the same networks."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    parts = generator.networks
-    found = StableDiffusionImg2ImgPipeline(
-        parts.vae, parts.text, parts.tokenizer, parts.unet, None, None, None, None, requires_safety_checker=False
-    )
-    found.set_progress_bar_config(disable=True)
-    return found
+    return small.pipeline(StableDiffusionImg2ImgPipeline, generator.networks)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +94,18 @@ def test_a_stimulus_without_captions_has_no_text(generator, images):
         generator.encode(stimuli_of(images, [["a"], [], ["b"]]), ["text"], [0, 1, 2])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "plms"])
 @pytest.mark.parametrize(("strength", "guidance"), [(0.7, 5.0), (1.0, 2.5)])
-def test_img2img_equals_diffusers_own(generator, pipeline, sampler, strength, guidance):
-    """Same timesteps, same noise, same guidance: the pipeline is given the same latents, states and generators."""
+def test_img2img_equals_diffusers_own(generator, pipeline, strength, guidance):
+    """Same latents, states, generators and steps; the pipeline's start is noised a step more, as published."""
+    from diffusers import DDIMScheduler
+
+    class Published(DDIMScheduler):
+        def add_noise(self, latents, noise, timesteps):
+            return super().add_noise(latents, noise, (timesteps + 1000 // 6).clamp(max=int(self.timesteps[0])))
+
     draws = torch.Generator().manual_seed(3)
     latents, text = torch.randn(2, 4, 64, 64, generator=draws), torch.randn(2, 77, 768, generator=draws)
-    pipeline.scheduler = scheduler(sampler, generator.networks.schedule)
+    pipeline.scheduler = Published.from_config(scheduler("ddim", generator.networks.noise).config)
     expected = pipeline(
         prompt_embeds=text,
         negative_prompt_embeds=generator.null.expand(2, -1, -1),
@@ -114,20 +116,81 @@ def test_img2img_equals_diffusers_own(generator, pipeline, sampler, strength, gu
         generator=[torch.Generator().manual_seed(seed) for seed in (11, 12)],
         output_type="pt",
     ).images
-    chosen = with_options(generator, sampler=sampler, strength=strength, guidance=guidance)
+    chosen = with_options(generator, strength=strength, guidance=guidance)
     made = chosen.render({"z512": latents, "text": text}, [11, 12])
     assert (made.float() - expected * 255).abs().max() <= 1
     assert made.float().std() > 5
 
 
+def published_cut(steps, strength):
+    """`make_ddim_timesteps`, `stochastic_encode`, `decode` of the published sampler, as Takagi's script calls them."""
+    ddim_timesteps = np.asarray(list(range(0, 1000, 1000 // steps))) + 1
+    t_enc = int(strength * steps)
+    return Cut(ddim_timesteps[t_enc], tuple(np.flip(ddim_timesteps[:t_enc])))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "plms"])
+@pytest.mark.parametrize(("steps", "strength"), [(50, 0.8), (50, 0.75), (50, 0.58), (20, 0.99), (10, 0.3), (50, 0.0)])
+def test_img2img_takes_the_timesteps_of_the_published_script(generator, sampler, steps, strength):
+    made = generator.networks.sampler(with_options(generator, sampler=sampler, steps=steps).options, strength)
+    assert made.timesteps == tuple(range(1000 - 1000 // steps + 1, 0, -1000 // steps))
+    assert made.cut == published_cut(steps, strength)
+    if (steps, strength) == (50, 0.8):
+        assert made.cut == Cut(801, tuple(range(781, 0, -20)))
+
+
+def test_all_of_the_schedule_starts_from_its_noisiest_level(generator):
+    """There is no level above; the published sampler would read beyond its table."""
+    assert generator.networks.sampler(with_options(generator, steps=50).options, 1.0).cut.noised == 981
+
+
+def reference(predict, x, taken, sampler):
+    """DDIM (Song et al. 2021, eq. 12), or PLMS as `p_sample_plms` of the published code, written out."""
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    old = []
+
+    def moved(noise, step, before):
+        clean = (x - math.sqrt(1 - kept[step]) * noise) / math.sqrt(kept[step])
+        return math.sqrt(kept[before]) * clean + math.sqrt(1 - kept[before]) * noise
+
+    for step, before in zip(taken, [*taken[1:], 0], strict=True):
+        noise = predict(x, step)
+        if sampler == "plms" and not old:
+            mixed = (noise + predict(moved(noise, step, before), before)) / 2
+        else:
+            weights = [(1,), (3, -1), (23, -16, 5), (55, -59, 37, -9)][len(old) if sampler == "plms" else 0]
+            mixed = sum(w * n for w, n in zip(weights, [noise, *old], strict=False)) / sum(weights)
+        x, old = moved(mixed, step, before), [noise, *old][:3]
+    return x
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "plms"])
+@torch.no_grad()
+def test_img2img_by_the_formulas(generator, sampler):
+    """From the level of the fifth of eight timesteps through the fourth to the first."""
+    draws = torch.Generator().manual_seed(3)
+    start, text = torch.randn(1, 4, 64, 64, generator=draws), torch.randn(1, 77, 768, generator=draws)
+    noise = torch.randn(4, 64, 64, generator=torch.Generator().manual_seed(7))
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[501]
+
+    def predict(x, step):
+        null, given = (generator.networks.guess(x, step, {"text": t}) for t in (generator.null, text))
+        return null + 3.0 * (given - null)
+
+    noised = math.sqrt(kept) * start + math.sqrt(1 - kept) * noise
+    expected = reference(predict, noised, [376, 251, 126, 1], sampler)
+    made = generator.networks.sampler(with_options(generator, sampler=sampler, steps=8).options, 0.5)
+    guess = guided(generator.networks.guess, {"text": generator.null}, {"text": text}, 3.0)
+    for _ in range(2):  # a sampler remembers nothing of an earlier picture
+        found = made.redraw(start, generators_of([7]), guess)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_without_a_start_the_whole_schedule_is_drawn_from_noise(generator):
     from diffusers import StableDiffusionPipeline
 
-    parts, steps = generator.networks, scheduler("ddim", generator.networks.schedule)
-    own = StableDiffusionPipeline(
-        parts.vae, parts.text, parts.tokenizer, parts.unet, steps, None, None, None, requires_safety_checker=False
-    )
-    own.set_progress_bar_config(disable=True)
+    parts, steps = generator.networks, scheduler("ddim", generator.networks.noise)
+    own = small.pipeline(StableDiffusionPipeline, parts, scheduler=steps)
     expected = own(
         "the ant",
         num_inference_steps=3,
@@ -141,7 +204,7 @@ def test_without_a_start_the_whole_schedule_is_drawn_from_noise(generator):
 
 def test_timesteps_are_those_of_the_published_code(generator):
     for sampler in ("ddim", "plms"):
-        steps = scheduler(sampler, generator.networks.schedule)
+        steps = scheduler(sampler, generator.networks.noise)
         steps.set_timesteps(50)
         assert sorted(set(steps.timesteps.tolist())) == list(range(1, 1000, 20))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -152,7 +215,7 @@ def test_timesteps_are_those_of_the_published_code(generator):
 def test_a_small_latent_passes_through_a_picture_of_512_px(generator, images):
     """As published: decoded at 320 px, resized to 512 px, encoded, and only then noised."""
     z = generator.encode(stimuli_of(images[:1], CAPTIONS[:1]), ["z"], [0])["z"]
-    decoded = generator.networks.pictures(z)
+    decoded = pictures_of(generator.networks.vae, z, 1)
     assert decoded.shape == (1, 3, 320, 320)
     larger = [Image.fromarray(each.permute(1, 2, 0).numpy()).resize((512, 512)) for each in decoded]
     pixels = torch.stack([torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in larger]).float() / 127.5 - 1
@@ -164,11 +227,16 @@ def test_a_small_latent_passes_through_a_picture_of_512_px(generator, images):
     assert (chosen.render({"image": decoded}, [1]).int() - expected.int()).abs().max() <= 1
 
 
-def test_strength_zero_decodes_the_start(generator):
+def test_strength_zero_decodes_the_start_at_the_lowest_level(generator):
+    """As published: noised to the level of timestep 1, and no step is taken."""
     latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(
-        with_options(generator, strength=0.0).render({"z512": latents}, [9]), generator.networks.pictures(latents)
-    )
+    noise = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(9))
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[1]
+    noised = math.sqrt(kept) * latents + math.sqrt(1 - kept) * noise
+    made = with_options(generator, strength=0.0).render({"z512": latents}, [9])
+    with torch.no_grad():
+        expected = generator.networks.vae.decode(noised / 0.18215).sample
+    assert (made.float() - (expected.clamp(-1, 1) + 1) * 127.5).abs().max() <= 1
 
 
 def test_missing_text_is_the_empty_prompt(generator):
@@ -183,27 +251,31 @@ def test_missing_text_is_the_empty_prompt(generator):
 
 
 def test_each_picture_has_noise_of_its_own_seed():
-    drawn = noise([3, 8, 3])
+    drawn = noise_of(generators_of([3, 8, 3]), (4, 64, 64), CPU)
     assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[1], noise([8])[0])
+    assert torch.equal(drawn[1], noise_of(generators_of([8]), (4, 64, 64), CPU)[0])
     assert drawn.mean().abs() < 0.02 and (drawn.std() - 1).abs() < 0.02
-    assert noise([]).shape == (0, 4, 64, 64)
+    assert noise_of([], (4, 64, 64), CPU).shape == (0, 4, 64, 64)
+
+
+def test_no_pictures_are_drawn_for_no_seeds(generator):
+    assert generator.render({"text": torch.zeros(0, 77, 768)}, []).shape == (0, 3, 512, 512)
 
 
 def test_two_starts_or_another_number_of_seeds_are_refused(generator):
     z, z512 = torch.zeros(1, 4, 40, 40), torch.zeros(1, 4, 64, 64)
     with pytest.raises(ValueError, match="starts from one of z, z512, image, got z and z512"):
         generator.render({"z": z, "z512": z512}, [0])
-    with pytest.raises(ValueError, match="1 of input 'z' for 2 seeds"):
+    with pytest.raises(ValueError, match="1 inputs 'z' but 2 seeds"):
         generator.render({"z": z}, [0, 1])
 
 
 def test_both_models_load_from_either_kind_of_file(weights, generator):
-    other = Chosen(NAME, {"weights": str(weights), "model": "v1.5"})
+    other = GeneratorChoice(NAME, {"weights": str(weights), "model": "v1.5"})
     assert not list((weights / CHECKPOINTS["v1.5"].name).rglob("*.safetensors"))
     loaded = other.load(CPU)
     assert loaded.networks.unet.config.cross_attention_dim == 768
-    first = Chosen(NAME, {"weights": str(weights)})
+    first = GeneratorChoice(NAME, {"weights": str(weights)})
     assert other.kind.weights_digest(other.options) != first.kind.weights_digest(first.options)
     sizes = [each.kind.weights_size(each.options).parameters for each in (first, other)]
     parts = generator.networks
@@ -212,7 +284,7 @@ def test_both_models_load_from_either_kind_of_file(weights, generator):
 
 
 def test_precision_is_asked_for_or_that_of_the_device(weights):
-    loaded = Chosen(NAME, {"weights": str(weights), "precision": "bfloat16", "steps": 2}).load(CPU)
+    loaded = GeneratorChoice(NAME, {"weights": str(weights), "precision": "bfloat16", "steps": 2}).load(CPU)
     assert {each.dtype for each in loaded.networks.unet.parameters()} == {torch.bfloat16}
     pictures = loaded.render({"z512": torch.zeros(1, 4, 64, 64)}, [0])
     assert pictures.dtype == torch.uint8 and loaded.null.dtype == torch.float32
@@ -224,7 +296,7 @@ def broken(weights, tmp_path):
     shutil.copytree(weights / FOLDER, tmp_path / FOLDER)
 
     def load():
-        return Chosen(NAME, {"weights": str(tmp_path)}).load(CPU)
+        return GeneratorChoice(NAME, {"weights": str(tmp_path)}).load(CPU)
 
     return tmp_path / FOLDER, load
 
@@ -233,7 +305,7 @@ def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeyp
     monkeypatch.setenv("RECONBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(MissingWeightsError) as raised:
-        Chosen(NAME).load(CPU)
+        GeneratorChoice(NAME).load(CPU)
     put = tmp_path / "home" / "weights" / FOLDER
     for part in (f"there is no {put}", "unet/diffusion_pytorch_model.safetensors", "CompVis/stable-diffusion-v1-4"):
         assert part in str(raised.value)
@@ -317,19 +389,19 @@ def test_code_in_a_plain_file_is_not_run(broken, tmp_path):
 
 
 def test_untrained_is_said_in_the_digest_and_has_the_published_size():
-    chosen = Chosen(NAME, {"untrained": True})
+    chosen = GeneratorChoice(NAME, {"untrained": True})
     assert chosen.kind.weights_digest(chosen.options) == "untrained:0"
     assert chosen.identity(render=False)["options"]["untrained"] is True
     size = chosen.kind.weights_size(chosen.options)
     assert size.parameters == 859_520_964 + 83_653_863 + 123_060_480
     assert size.bytes == 4 * size.parameters
     with pytest.raises(OptionError, match="untrained asks for random weights"):
-        _ = Chosen(NAME, {"untrained": True, "weights": "somewhere"}).options
+        _ = GeneratorChoice(NAME, {"untrained": True, "weights": "somewhere"}).options
 
 
 def test_parameters_at_full_size():
     with torch.device("meta"):
-        counts = [sum(p.numel() for p in module.parameters()) for module in build()]
+        counts = [sum(p.numel() for p in module.parameters()) for module in build_parts()]
     assert counts == [83_653_863, 859_520_964, 123_060_480]
 
 
@@ -337,7 +409,7 @@ def test_parameters_at_full_size():
 @pytest.mark.timeout(1800)
 def test_one_step_at_full_size():
     """Every random weight of the published size, one denoising step at 512 px, float32."""
-    generator = Chosen(NAME, {"untrained": True, "steps": 1, "strength": 1.0}).load(CPU)
+    generator = GeneratorChoice(NAME, {"untrained": True, "steps": 1, "strength": 1.0}).load(CPU)
     images = torch.randint(0, 256, (1, 3, 425, 425), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     encoded = generator.encode(stimuli_of(images, [["a plane", "an aeroplane in the sky"]]), ["z", "text"], [0])
     assert encoded["z"].shape == (1, 4, 40, 40) and encoded["text"].shape == (1, 77, 768)

@@ -9,16 +9,18 @@ import torch
 
 from bench.core.errors import UnknownNameError
 from bench.data.simulate.scenes.sampling import draw_batch, sample_scene, stimulus_seed
+from bench.generators._diffusion.sampler import Cut
+from bench.generators._networks import scene_training as training
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
-from bench.generators.tiny_diffusion import model, train, training
+from bench.generators.choice import GeneratorChoice
+from bench.generators.tiny_diffusion import model, train
 from bench.generators.tiny_diffusion.architecture import new_vae
 
 
 @pytest.fixture(scope="module")
 def load():
     torch.set_num_threads(1)
-    return lambda **settings: Chosen("tiny-diffusion", settings).load(torch.device("cpu"))
+    return lambda **settings: GeneratorChoice("tiny-diffusion", settings).load(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_diffusion_makes_a_noisy_latent_more_scene_like(load, images, latents):
 def test_the_unet_removes_most_of_the_noise(load, latents):
     """The clean estimate of a noised latent is far nearer to it than the noised latent, rescaled, is."""
     generator = load(steps=1000, strength=0.5)
-    cumulative = generator.space.scheduler.alphas_cumprod[generator.space.timesteps]
+    cumulative = generator.space.sampler.scheduler.alphas_cumprod[list(generator.space.sampler.cut.taken)]
     before = float(((1 - cumulative) / cumulative).mean())
     with torch.no_grad():
         after = float(generator.loss({"latent": latents}, {"latent": latents}, list(range(len(latents)))))
@@ -103,7 +105,7 @@ def test_ddim_against_the_formula(load, latents):
     generator = load(steps=4, strength=0.5)
     cumulative = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     noise = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(5))
-    assert generator.space.timesteps == [251, 1]
+    assert generator.space.sampler.cut == Cut(251, (251, 1))
     kept = cumulative[251]
     x = math.sqrt(kept) * latents[:1] + math.sqrt(1 - kept) * noise
     for step, before in ((251, cumulative[1]), (1, cumulative[0])):
@@ -135,9 +137,13 @@ def test_a_picture_is_a_legal_input_of_any_size(generator, images, latents):
 @pytest.mark.parametrize(
     ("inputs", "seeds", "message"),
     [
-        ({}, [0], "one of 'latent' and 'image', got"),
-        ({"latent": torch.zeros(1, 4, 16, 16), "image": torch.zeros(1, 3, 64, 64).byte()}, [0], "one of"),
-        ({"latent": torch.zeros(2, 4, 8, 8)}, [0, 1], r"must be \(B, 4, 16, 16\), got \(2, 4, 8, 8\)"),
+        ({}, [0], "tiny-diffusion renders from latent, image; got none"),
+        (
+            {"latent": torch.zeros(1, 4, 16, 16), "image": torch.zeros(1, 3, 64, 64).byte()},
+            [0],
+            "starts from one of latent, image, got latent and image",
+        ),
+        ({"latent": torch.zeros(2, 4, 8, 8)}, [0, 1], r"must be \(B, 4, 16, 16\) of floats, got \(2, 4, 8, 8\)"),
         ({"latent": torch.zeros(2, 4, 16, 16)}, [0], "2 inputs 'latent' but 1 seeds"),
         ({"latent": torch.full((1, 4, 16, 16), float("nan"))}, [0], "NaN"),
         ({"image": torch.zeros(1, 3, 64, 64)}, [0], r"uint8, got \(1, 3, 64, 64\) torch.float32"),
@@ -167,9 +173,10 @@ def test_trace_gives_the_states_that_rendering_passes_through(generator, latents
     found = generator.trace({"latent": latents[:3]}, layers, steps, [1, 2, 3])
     assert set(found) == {(layer, step) for layer in layers for step in steps}
     assert found["conv_out", 0].shape == (3, 4, 16, 16) and found["mid_block", 2].shape[:2] == (3, 128)
-    noise = generator.space.noise([torch.Generator().manual_seed(s) for s in (1, 2, 3)])
-    first = generator.space.timesteps[0]
-    noisy = generator.space.scheduler.add_noise(latents[:3], noise, torch.full((3,), first))
+    noise = torch.stack([torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(s)) for s in (1, 2, 3)])
+    sampler = generator.space.sampler
+    first = sampler.cut.taken[0]
+    noisy = sampler.scheduler.add_noise(latents[:3], noise, torch.full((3,), first))
     with torch.no_grad():
         torch.testing.assert_close(found["conv_out", 0], generator.unet(noisy, first).sample)
     assert not generator.unet.mid_block._forward_hooks
@@ -186,20 +193,20 @@ def test_trace_refuses_what_is_not_there(generator, latents):
 def test_missing_weights_say_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(model, "WEIGHTS", dataclasses.replace(model.WEIGHTS, folder=tmp_path))
     with pytest.raises(MissingWeightsError, match=r"no scheduler.*train them with: python -m"):
-        Chosen("tiny-diffusion").load(torch.device("cpu"))
+        GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     with pytest.raises(MissingWeightsError):
-        Chosen("tiny-diffusion").identity(render=True)
+        GeneratorChoice("tiny-diffusion").identity(render=True)
 
 
 def test_digest_changes_with_the_weights(monkeypatch, tmp_path):
-    before = model.TinyDiffusion.weights_digest(model.Options())
+    before = model.TinyDiffusion.weights_digest(model.TinyDiffusionOptions())
     for name in model.WEIGHTS.names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((model.WEIGHTS.folder / name).read_bytes())
     monkeypatch.setattr(model, "WEIGHTS", dataclasses.replace(model.WEIGHTS, folder=tmp_path))
-    assert model.TinyDiffusion.weights_digest(model.Options()) == before
+    assert model.TinyDiffusion.weights_digest(model.TinyDiffusionOptions()) == before
     (tmp_path / "vae/config.json").write_text("{}")
-    assert model.TinyDiffusion.weights_digest(model.Options()) != before
+    assert model.TinyDiffusion.weights_digest(model.TinyDiffusionOptions()) != before
 
 
 def test_standardising_changes_no_decoded_picture():

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from bench.core.errors import BadDataError, CorruptFileError, UnknownNameError
 from bench.data.simulate.scenes.sampling import captions, draw_batch, sample_scene, stimulus_seed
+from bench.generators._networks import scene_latents
+from bench.generators._networks.scene_training import HELD_OUT_DESIGN
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
-from bench.generators.tiny_diffusion import latent_space
-from bench.generators.tiny_diffusion.training import HELD_OUT_DESIGN
+from bench.generators.choice import GeneratorChoice
 from bench.generators.tiny_guided import architecture, model, train
 from eval.suite import score
 
@@ -25,7 +25,7 @@ SEEDS = list(range(COUNT))
 @pytest.fixture(scope="module")
 def load():
     torch.set_num_threads(1)
-    return lambda **settings: Chosen("tiny-guided", settings).load(torch.device("cpu"))
+    return lambda **settings: GeneratorChoice("tiny-guided", settings).load(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_every_caption_is_known_and_fits(generator):
 
 
 def test_latents_are_those_of_tiny_diffusion(stimuli, true):
-    plain = Chosen("tiny-diffusion").load(torch.device("cpu"))
+    plain = GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     torch.testing.assert_close(plain.encode(stimuli, ["latent"], SEEDS)["latent"], true["latent"])
 
 
@@ -222,11 +222,10 @@ LATENT, IMAGE = torch.zeros(1, 4, 16, 16), torch.zeros(1, 3, 64, 64, dtype=torch
 @pytest.mark.parametrize(
     ("inputs", "seeds", "message"),
     [
-        ({}, [0], r"renders from some of \['latent', 'image', 'text', 'tokens'\], got \[\]"),
-        ({"vision": TOKENS}, [0], r"got \['vision'\]"),
-        ({"latent": LATENT, "image": IMAGE, "text": TEXT}, [0], "one of 'latent' and 'image', got both"),
-        ({"text": TEXT[:, :8]}, [0], r"text must be \(B, 32, 64\), got \(1, 8, 64\)"),
-        ({"tokens": TEXT}, [0], r"tokens must be \(B, 8, 64\), got \(1, 32, 64\)"),
+        ({}, [0], "tiny-guided renders from latent, image, text, tokens; got none"),
+        ({"latent": LATENT, "image": IMAGE, "text": TEXT}, [0], "one of latent, image, got latent and image"),
+        ({"text": TEXT[:, :8]}, [0], r"text must be \(B, 32, 64\) of floats, got \(1, 8, 64\)"),
+        ({"tokens": TEXT}, [0], r"tokens must be \(B, 8, 64\) of floats, got \(1, 32, 64\)"),
         ({"tokens": TOKENS / 0}, [0], "tokens holds NaN"),
         ({"latent": LATENT, "tokens": TOKENS}, [0, 1], "1 inputs 'latent' but 2 seeds"),
         ({"image": IMAGE.float(), "tokens": TOKENS}, [0], r"uint8, got \(1, 3, 64, 64\) torch.float32"),
@@ -237,9 +236,14 @@ def test_bad_inputs(generator, inputs, seeds, message):
         generator.render(inputs, seeds)
 
 
+def test_unknown_input(generator):
+    with pytest.raises(UnknownNameError, match=r"unknown input 'token' in generator 'tiny-guided'.*mean 'tokens'"):
+        generator.render({"token": TOKENS}, [0])
+
+
 def test_text_needs_captions(generator, stimuli):
     bare = Stimuli(stimuli.images[:3], [["a ball"], [], []], [None] * 3)
-    with pytest.raises(BadDataError, match=r"text needs captions, and stimuli \[1, 2\] of this batch have none"):
+    with pytest.raises(BadDataError, match="needs captions: 2 of 3 stimuli of a batch have none, the first at place 1"):
         generator.encode(bare, ["text"], [0, 1, 2])
     assert set(generator.encode(bare, ["tokens"], [0, 1, 2])) == {"tokens"}
     with pytest.raises(UnknownNameError, match="Did you mean 'tokens'"):
@@ -255,17 +259,17 @@ def copied(monkeypatch, tmp_path, module):
     return tmp_path
 
 
-@pytest.mark.parametrize(("module", "name"), [(model, "tokenizer/tokenizer.json"), (latent_space, "vae/config.json")])
+@pytest.mark.parametrize(("module", "name"), [(model, "tokenizer/tokenizer.json"), (scene_latents, "vae/config.json")])
 def test_digest_covers_the_own_files_and_the_shared_vae(monkeypatch, tmp_path, module, name):
-    before = model.TinyGuided.weights_digest(model.Options())
+    before = model.TinyGuided.weights_digest(model.TinyGuidedOptions())
     folder = copied(monkeypatch, tmp_path, module)
-    assert model.TinyGuided.weights_digest(model.Options()) == before
+    assert model.TinyGuided.weights_digest(model.TinyGuidedOptions()) == before
     (folder / name).write_text("{}")
-    assert model.TinyGuided.weights_digest(model.Options()) != before
+    assert model.TinyGuided.weights_digest(model.TinyGuidedOptions()) != before
 
 
 def test_weights_are_small_and_the_vae_is_not_shipped_twice(generator):
-    size = model.TinyGuided.weights_size(model.Options())
+    size = model.TinyGuided.weights_size(model.TinyGuidedOptions())
     networks = [generator.unet, generator.text_encoder, generator.tokeniser, generator.space.vae]
     assert size.parameters == sum(p.numel() for network in networks for p in network.parameters())
     assert size.bytes < 7 * 2**20
@@ -279,12 +283,12 @@ def test_missing_and_damaged_weights_say_what_to_do(monkeypatch, tmp_path):
     folder = copied(monkeypatch, tmp_path, model)
     (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"no such thing")
     with pytest.raises(CorruptFileError, match="not a safetensors file"):
-        Chosen("tiny-guided").load(torch.device("cpu"))
+        GeneratorChoice("tiny-guided").load(torch.device("cpu"))
     (folder / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(
         MissingWeightsError, match=r"no tokenizer/tokenizer.json.*python -m bench.generators.tiny_guided"
     ):
-        Chosen("tiny-guided").identity(render=True)
+        GeneratorChoice("tiny-guided").identity(render=True)
 
 
 def test_training_starts_from_tiny_diffusions_unet():

@@ -17,7 +17,7 @@ from bench.data.stream.rules import moments, rule, scaling
 from bench.data.stream.trials import Betas, SubjectTrials
 from bench.fitting.subject_stream import SubjectStream
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes import post_steps
 from bench.recipes.load import load_recipe
 from bench.rendering.inputs import checked_inputs
@@ -43,9 +43,9 @@ def test_the_targets_are_the_published_ones(loaded):
 def test_the_second_generator_gets_the_pictures_of_the_first(loaded):
     assert [name for name, _ in loaded.render_order()] == ["low", "out"]
     assert loaded.render["out"].inputs == {"image": "low", "vision": "vision", "text": "text"}
-    settings = Chosen("versatile-diffusion", loaded.render["out"].options).options
+    settings = GeneratorChoice("versatile-diffusion", loaded.render["out"].options).options
     assert (settings.steps, settings.strength, settings.guidance, settings.mixing) == (50, 0.75, 7.5, 0.4)
-    low = Chosen("vdvae", loaded.render["low"].options).options
+    low = GeneratorChoice("vdvae", loaded.render["low"].options).options
     assert (low.output, low.temperature, low.precision) == ("sample", 1.0, "float32")
 
 
@@ -124,7 +124,7 @@ def test_true_latents_pass_through_both_generators(loaded, tmp_path):
     """Small checkpoints of the true classes: the first one's pictures are a legal input of the second and matter."""
     torch.set_num_threads(1)
     made = {
-        name: Chosen(name, small_checkpoints.settings(name, tmp_path)).load(torch.device("cpu"))
+        name: GeneratorChoice(name, small_checkpoints.settings(name, tmp_path)).load(torch.device("cpu"))
         for name in ("vdvae", "versatile-diffusion")
     }
     stimuli = Stimuli(pictures(2, 425), [["a wave", "coloured waves"], ["another wave"]], [None, None])

@@ -10,13 +10,15 @@ from small_checkpoints import versatile_diffusion as small
 
 from bench.core.errors import BadDataError, UnknownNameError
 from bench.generators._diffusion.resizing import resized
+from bench.generators._diffusion.sampler import Cut, Sampler, guided, scheduler
+from bench.generators._networks.clip import token_ids
+from bench.generators._weights.tokenizer import clip_tokenizer
 from bench.generators.base import Stimuli
-from bench.generators.versatile_diffusion import Options, VersatileDiffusion
-from bench.generators.versatile_diffusion import sampling as vd_sampling
-from bench.generators.versatile_diffusion.architecture import PIXEL_MEAN, PIXEL_STD, PUBLISHED, build, build_scheduler
+from bench.generators.versatile_diffusion import VersatileDiffusion, VersatileDiffusionOptions
 from bench.generators.versatile_diffusion.dual import DualAttention, attention_blocks, load_twins
 from bench.generators.versatile_diffusion.embeddings import GREY
-from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
+from bench.generators.versatile_diffusion.parts import CHECKPOINT, PUBLISHED, WEIGHTS
+from eval.pictures import CLIP_MEAN, CLIP_STD
 
 CAPTIONS = ["a dog on a beach", "two red cups of tea", "a man rides a wave on top of a surfboard ."]
 
@@ -32,7 +34,7 @@ def weights(tmp_path_factory):
 def load(weights):
     torch.set_num_threads(1)
     return lambda **given: VersatileDiffusion(
-        Options(**{"weights": str(weights), **small.SETTINGS, **given}), torch.device("cpu")
+        VersatileDiffusionOptions(**{"weights": str(weights), **small.SETTINGS, **given}), torch.device("cpu")
     )
 
 
@@ -62,7 +64,7 @@ def state(weights, part):
 
 def plain(weights, part):
     """A network of the checkpoint in diffusers' or transformers' own class, loaded by plain PyTorch."""
-    network = build(part, small.config(part)).eval().requires_grad_(False)
+    network = small.build(part).eval().requires_grad_(False)
     network.load_state_dict(state(weights, part)[0])
     return network
 
@@ -98,7 +100,7 @@ def pipeline(weights, generator):
         tokenizer=generator.embeddings._tokenizer,
         image_feature_extractor=CLIPImageProcessor(),
         text_unet=text_unet.eval(),
-        scheduler=build_scheduler({}),
+        scheduler=scheduler("ddim"),
         **parts,
     )
     made.set_progress_bar_config(disable=True)
@@ -158,7 +160,7 @@ def test_vision_tokens_by_the_formula(generator, weights, images):
     encoder = plain(weights, "image_encoder")
     picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
     picture = picture.resize((512, 512), Image.Resampling.BILINEAR).resize((224, 224), Image.Resampling.BICUBIC)
-    pixels = (np.asarray(picture) / 255 - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)
+    pixels = (np.asarray(picture) / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
     states = encoder(torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float()).last_hidden_state[0].double()
     norm, projection = encoder.vision_model.post_layernorm, encoder.visual_projection.weight.double()
     centred = states - states.mean(1, keepdim=True)
@@ -180,17 +182,33 @@ def test_text_tokens_by_the_formula(generator, weights):
     torch.testing.assert_close(generator.embeddings.text([caption])[0], found / found[end].norm(), rtol=1e-4, atol=1e-5)
 
 
-def test_captions_become_the_ids_that_clip_was_trained_with(generator):
+def ids_of_clip(texts):
+    """Padded with the end mark: clip pads with zeros; after the first end mark nothing is attended to."""
     import clip
 
-    texts = [*CAPTIONS, "It's 1990, naïve café — 100% #1!", "", "word " * 100]
-    expected = clip.tokenize(texts, truncate=True)
-    # clip pads with zeros, transformers with the end mark; after the first end mark nothing is attended to.
-    ended = (expected == 49407).cumsum(1) > 0
-    found = generator.embeddings._tokenizer(
-        texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-    ).input_ids
-    assert torch.equal(found, expected.masked_fill(ended, 49407))
+    ids = clip.tokenize(texts, truncate=True)
+    return ids.masked_fill((ids == 49407).cumsum(1) > 0, 49407)
+
+
+def test_captions_become_the_ids_that_clip_was_trained_with(generator, monkeypatch):
+    """Those of checkpoint files, and those of the vocabulary that ships with a package."""
+    texts = [
+        *CAPTIONS,
+        "It's 1990, naïve café — 100% #1!",
+        "",
+        "  \t",
+        "word " * 100,
+        "日本語 🎉",
+        "e\u0301té",
+        "a--b_c",
+    ]
+    mended = ["it&amp;s", "don\u2019t \u201cquote\u201d", "\ufb01ne ½ ²", "cafÃ©"]
+    for tokenizer in (generator.embeddings._tokenizer, clip_tokenizer()):
+        assert torch.equal(token_ids(tokenizer, texts), ids_of_clip(texts))
+        assert not (token_ids(tokenizer, mended) == ids_of_clip(mended)).all(1).any()
+    # Without clip's own mending of texts, which the published scripts' tokenizer lacks, these are equal too.
+    monkeypatch.setattr("clip.simple_tokenizer.basic_clean", str.strip)
+    assert torch.equal(token_ids(clip_tokenizer(), mended), ids_of_clip(mended))
 
 
 def test_text_target_is_the_mean_over_at_most_five_captions(generator, images):
@@ -247,17 +265,21 @@ def test_guided_ddim_by_the_formula(load, tokens):
     """Guidance and DDIM steps written out (Ho & Salimans 2022; Song et al. 2021, eq. 12 with sigma 0)."""
     generator = load(steps=5, strength=0.6, guidance=3.0)
     kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
-    assert generator.schedule == vd_sampling.Schedule(noised=601, taken=(401, 201, 1))
-    conditions = generator._conditions({k: v[:1] for k, v in tokens.items()}, 1)
-    x = start = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    assert generator.sampler.cut == Cut(noised=601, taken=(401, 201, 1))
+    given = {name: values[:1] for name, values in tokens.items()}
+    draw = torch.Generator().manual_seed(2)
+    start, noise = (torch.randn((1, 4, 8, 8), generator=draw) for _ in range(2))
+    x = math.sqrt(kept[601]) * start + math.sqrt(1 - kept[601]) * noise
     with torch.no_grad():
+        states = [torch.cat([each["vision"], each["text"]], dim=1) for each in (generator._null, given)]
         for step, before in ((401, kept[201]), (201, kept[1]), (1, kept[0])):
-            null, guided = (generator.unet(x, step, encoder_hidden_states=c[None]).sample for c in conditions)
-            noise = null + 3.0 * (guided - null)
-            clean = (x - math.sqrt(1 - kept[step]) * noise) / math.sqrt(kept[step])
-            x = math.sqrt(before) * clean + math.sqrt(1 - before) * noise
-        taken = generator.schedule.taken
-        found = vd_sampling.denoise(generator.unet, generator.scheduler, taken, start, conditions, 3.0)
+            null, towards = (generator.unet(x, step, encoder_hidden_states=each).sample for each in states)
+            predicted = null + 3.0 * (towards - null)
+            clean = (x - math.sqrt(1 - kept[step]) * predicted) / math.sqrt(kept[step])
+            x = math.sqrt(before) * clean + math.sqrt(1 - before) * predicted
+        draw = torch.Generator().manual_seed(2)
+        start = torch.randn((1, 4, 8, 8), generator=draw)
+        found = generator.sampler.redraw(start, [draw], guided(generator._guess, generator._null, given, 3.0))
     torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
 
 
@@ -272,16 +294,25 @@ def test_guided_ddim_by_the_formula(load, tokens):
 )
 def test_timesteps_of_img2img(steps, strength, noised, taken):
     """The published 37 of 50: noised to the 38th level, denoised from the 37th."""
-    found = vd_sampling.schedule(build_scheduler({}), steps, strength)
-    assert found == vd_sampling.Schedule(noised, tuple(taken))
+    found = Sampler(scheduler("ddim"), steps, int(strength * steps)).cut
+    assert found == Cut(noised, tuple(taken))
     assert len(found.taken) == int(strength * steps)
+
+
+def noised(generator, images, seeds):
+    """The latents from which denoising pictures starts."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    steps = Sampler(scheduler("ddim"), generator.options.steps, 0)
+    steps.cut = Cut(generator.sampler.cut.noised, ())
+    with torch.no_grad():
+        return steps.redraw(generator._sampled(images, generators), generators, None)
 
 
 def test_a_first_guess_is_noised_by_the_formula(generator, weights, images):
     vae = plain(weights, "vae")
     seeds = [11, 12, 13]
-    found = generator._noised(images, [torch.Generator().manual_seed(seed) for seed in seeds])
-    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[generator.schedule.noised]
+    found = noised(generator, images, seeds)
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[generator.sampler.cut.noised]
     for row, seed in enumerate(seeds):
         picture = Image.fromarray(images[row].permute(1, 2, 0).numpy()).resize((64, 64), Image.Resampling.BICUBIC)
         moments = vae.quant_conv(vae.encoder(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1))[0]
@@ -294,7 +325,7 @@ def test_a_first_guess_is_noised_by_the_formula(generator, weights, images):
 
 def test_without_a_step_the_noised_first_guess_is_decoded(load, images, tokens):
     generator = load(strength=0.0)
-    latents = generator._noised(images, [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)])
+    latents = noised(generator, images, (1, 2, 3))
     with torch.no_grad():
         decoded = generator.vae.decode(latents / 0.18215).sample
     expected = ((decoded.clamp(-1, 1) / 2 + 0.5) * 255).round().to(torch.uint8)
@@ -346,7 +377,7 @@ V, T = torch.zeros(2, 257, 768), torch.zeros(2, 77, 768)
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "any of vision, text, image; none is given"),
+        ({}, "versatile-diffusion renders from vision, text, image; got none"),
         ({"vision": V[:, 1:]}, r"vision must be \(B, 257, 768\) of floats, got \(2, 256, 768\) torch.float32"),
         ({"text": T.int()}, r"text must be \(B, 77, 768\) of floats, got .* torch.int32"),
         ({"text": T, "image": torch.zeros(2, 3, 64, 64)}, r"image must be \(B, 3, H, W\) uint8, got .* torch.float32"),

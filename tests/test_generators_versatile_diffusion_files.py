@@ -12,8 +12,7 @@ from small_checkpoints import versatile_diffusion as small
 
 from bench.core.errors import CorruptFileError
 from bench.generators.base import MissingWeightsError, Stimuli
-from bench.generators.versatile_diffusion import Options, VersatileDiffusion, parts
-from bench.generators.versatile_diffusion.architecture import build
+from bench.generators.versatile_diffusion import VersatileDiffusion, VersatileDiffusionOptions, parts
 from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
 
 PUBLISHED_PARAMETERS = {
@@ -43,7 +42,7 @@ def weights(saved, tmp_path, monkeypatch):
 
 
 def options(weights, **given):
-    return Options(**{"weights": str(weights), **small.SETTINGS, **given})
+    return VersatileDiffusionOptions(**{"weights": str(weights), **small.SETTINGS, **given})
 
 
 def load(weights, **given):
@@ -75,7 +74,7 @@ def test_size_and_digest_come_from_the_files_alone(weights, monkeypatch):
 
 
 def test_the_size_of_untrained_networks_is_the_published_one():
-    chosen = Options(untrained=True)
+    chosen = VersatileDiffusionOptions(untrained=True)
     size = VersatileDiffusion.weights_size(chosen)
     assert size.parameters == sum(PUBLISHED_PARAMETERS.values()) and size.bytes == 4 * size.parameters
     assert VersatileDiffusion.weights_digest(chosen).startswith("untrained:")
@@ -163,7 +162,7 @@ def test_unreadable_files_are_named(weights, name):
 
 def test_another_model_of_the_same_classes_is_refused(weights):
     place = weights / CHECKPOINT.name
-    wider = build("text_encoder", {**small.config("text_encoder"), "projection_dim": 1024})
+    wider = small.build("text_encoder", projection_dim=1024)
     wider.config.save_pretrained(place / "text_encoder")
     torch.save(wider.state_dict(), file_of(weights, "text_encoder"))
     (place / "scheduler/scheduler_config.json").write_text(json.dumps({"prediction_type": "v_prediction"}))
@@ -184,7 +183,9 @@ def test_pixel_statistics_must_be_there(weights):
 def test_one_dual_guided_step_at_the_published_size():
     """Random weights: sizes of all parts, targets of the published shapes, one guided step of a 512-pixel picture."""
     started = time.monotonic()
-    generator = VersatileDiffusion(Options(untrained=True, steps=1, precision="bfloat16"), torch.device("cpu"))
+    generator = VersatileDiffusion(
+        VersatileDiffusionOptions(untrained=True, steps=1, precision="bfloat16"), torch.device("cpu")
+    )
     loaded = time.monotonic()
     text = sum(p.numel() for name, p in generator.unet.named_parameters() if ".text." in name)
     found = {

@@ -10,7 +10,7 @@ import pytest
 from tiny_system import keys
 
 from bench.core import registry
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, read_images, write_images
 from bench.recipes.base import Recipe
@@ -133,7 +133,7 @@ def test_seeds_name_stimulus_repeat_and_sample_only(runs, calls):
     rows = keys(1, [5, 5, 5, 5, 9], repeat=[0, 0, 1, 1, -1], sample=[0, 1, 0, 1, 0])
     walk(runs, Request(recipe(out=LOW), source(rows=rows)), seed=3)
     seeds = calls[0][0].seeds.tolist()
-    assert seeds == [seed_of(5, 0, 3), seed_of(5, 1, 3), seed_of(5, 1000, 3), seed_of(5, 1001, 3), seed_of(9, 0, 3)]
+    assert seeds == [picture_seed(*name, 3) for name in ((5, 0, 0), (5, 0, 1), (5, 1, 0), (5, 1, 1), (9, 0, 0))]
     assert len(set(seeds)) == 5
 
 
@@ -143,7 +143,7 @@ def test_seeds_are_the_same_in_every_subject_and_recipe(runs, calls):
     one, other = calls[0]
     np.testing.assert_array_equal(one.seeds, other.seeds)
     assert one.out != other.out
-    np.testing.assert_array_equal(one.seeds, [seed_of(stimulus, 0, 0) for stimulus in STIMULI])
+    np.testing.assert_array_equal(one.seeds, [picture_seed(stimulus) for stimulus in STIMULI])
 
 
 def test_an_address_depends_on_all_that_makes_the_picture(runs, calls, monkeypatch):

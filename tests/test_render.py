@@ -27,11 +27,11 @@ from bench.core.errors import (
     OtherConfigurationError,
     UnknownNameError,
 )
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.columns import to_column
 from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.rendering.jobs import RenderJob, render
 
 COUNT = 21
@@ -56,7 +56,7 @@ def job_at(folder, count=COUNT, **changes):
         options=STEPS,
         keys=keys_of(count),
         inputs={"latent": rng.standard_normal((count, 4, 16, 16)).astype(np.float32)},
-        seeds=np.array([seed_of(n, 0, 0) for n in range(count)]),
+        seeds=np.array([picture_seed(n) for n in range(count)]),
         out=folder,
         identity={"images": 1, "source": "test"},
     )
@@ -67,7 +67,7 @@ def job_at(folder, count=COUNT, **changes):
 def expected():
     """The pictures of `job_at` by one bare loop, one picture at a time."""
     torch.set_num_threads(1)
-    generator, job = Chosen("tiny-diffusion", STEPS).load(torch.device("cpu")), job_at(Folder("unused"))
+    generator, job = GeneratorChoice("tiny-diffusion", STEPS).load(torch.device("cpu")), job_at(Folder("unused"))
     return np.concatenate(
         [
             generator.render({"latent": torch.from_numpy(job.inputs["latent"][i : i + 1])}, [int(job.seeds[i])]).numpy()
@@ -132,7 +132,7 @@ def test_a_killed_replica_changes_nothing(serve_running, tmp_path, expected):
     from bench.rendering.client import run_plans
     from bench.rendering.serving import Scale, deployed
 
-    job, chosen, killed = job_at(Folder.at(tmp_path)), Chosen("tiny-diffusion", STEPS), []
+    job, chosen, killed = job_at(Folder.at(tmp_path)), GeneratorChoice("tiny-diffusion", STEPS), []
     with deployed(chosen, Scale(replicas=1)) as handle:
         first = handle.describe.remote().result()["pid"]
 
@@ -169,7 +169,7 @@ def test_single_pictures_over_http(serve_running, port, expected):
 
     job, answers = job_at(Folder("unused")), {}
     latents, seeds = job.inputs["latent"], job.seeds
-    with deployed(Chosen("tiny-diffusion", STEPS), Scale(replicas=1), http_batch=4):
+    with deployed(GeneratorChoice("tiny-diffusion", STEPS), Scale(replicas=1), http_batch=4):
         wait_for_route(port)
         threads = [
             threading.Thread(target=lambda i=i: answers.update({i: post(port, npz(latent=latents[i], seed=seeds[i]))}))
@@ -284,12 +284,6 @@ def test_batches_cover_exactly_what_is_missing():
         assert covered == np.flatnonzero(missing).tolist()
         assert all(1 <= batch.stop - batch.first <= size for batch in batches)
     assert stage._batches(np.zeros(5, bool), 2) == ()
-
-
-def test_seeds_name_stimulus_and_sample_only():
-    seeds = [seed_of(stimulus, sample, base) for stimulus in range(30) for sample in range(3) for base in range(2)]
-    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**62 for seed in seeds)
-    assert seed_of(7, 0, 0) == 3001793406936310941
 
 
 def test_written_and_read_images(tmp_path):

@@ -22,7 +22,7 @@ from bench.data.shards.pictures import ImageSet
 from bench.data.training_sets import ScoredPictures
 from bench.fitting.candidates import Candidate
 from bench.fitting.predictions import IDENTITY, Prediction, read_predictions
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.predict import predict
 from bench.recipes.base import Recipe
 from bench.recipes.parts import HeadSpec, Node, Search
@@ -181,7 +181,7 @@ def test_generators_are_counted_with_their_weights():
     low, high = (Node("tiny-diffusion", {"strength": s}, {"latent": "latent"}) for s in (0.0, 0.5))
     graph = dataclasses.replace(RECIPE, render={"low": low, "high": high, "out": Node(blend={"low": 1.0})})
     (size,) = generators(graph)
-    model = Chosen("tiny-diffusion", {}).load(torch.device("cpu"))
+    model = GeneratorChoice("tiny-diffusion", {}).load(torch.device("cpu"))
     expected = sum(p.numel() for net in (model.space.vae, model.unet) for p in net.parameters())
     assert size == ModelSize("tiny-diffusion", "generator", expected, size.bytes)
     assert 2 * expected <= size.bytes <= 4 * expected + 100_000  # numbers of two or four bytes, and headers

@@ -16,7 +16,7 @@ from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, read_images, write_images
 from bench.data.shards.targets import TargetTable
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes.checks import check_recipe
 from bench.recipes.parts import HeadSpec, Node, Select
 from bench.rendering import graph, graph_select, selection
@@ -224,9 +224,9 @@ def test_selections_that_cannot_be_are_named(nodes, samples, error, message):
 
 
 def test_targets_that_need_captions_encode_no_samples(monkeypatch):
-    spec = Chosen("tiny-diffusion").kind.targets["latent"]
+    spec = GeneratorChoice("tiny-diffusion").kind.targets["latent"]
     targets = {"latent": spec, "words": dataclasses.replace(spec, needs=("captions",))}
-    monkeypatch.setattr(Chosen("tiny-diffusion").kind, "targets", targets)
+    monkeypatch.setattr(GeneratorChoice("tiny-diffusion").kind, "targets", targets)
     by_words = Node(select=dataclasses.replace(TRUTH, target="tiny-diffusion.words"))
     with pytest.raises(OptionError, match=r"cannot encode samples as 'tiny-diffusion.words': it needs captions"):
         check_recipe(dataclasses.replace(recipe(low=LOW, out=by_words), samples=2))
@@ -262,11 +262,11 @@ def test_encodings_are_the_generator_s_whatever_runs_at_once(tiny):
     stimuli = tiny.stimuli(5)
     pictures = noisy(true_pictures(tiny.data, stimuli), 30, 0)
     pictures = np.tile(pictures, (9, 1, 1, 1))  # more than one batch
-    many = encoded(Space(Chosen("tiny-diffusion"), "latent"), pictures, list(stimuli) * 9)
-    generator = Chosen("tiny-diffusion").load(torch.device("cpu"))
+    many = encoded(Space(GeneratorChoice("tiny-diffusion"), "latent"), pictures, list(stimuli) * 9)
+    generator = GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     alone = generator.encode(Stimuli(torch.from_numpy(pictures), [()] * 45, [None] * 45), ["latent"], [0] * 45)
     np.testing.assert_allclose(many, alone["latent"].numpy(), atol=1e-4)
-    part = encoded(Space(Chosen("tiny-diffusion"), "latent", (1, 3)), pictures[:5], list(stimuli))
+    part = encoded(Space(GeneratorChoice("tiny-diffusion"), "latent", (1, 3)), pictures[:5], list(stimuli))
     np.testing.assert_allclose(part, many[:5, 1:3], atol=1e-4)
 
 

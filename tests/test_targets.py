@@ -21,8 +21,8 @@ from bench.data.simulate.scenes.captions import captions
 from bench.data.simulate.scenes.drawing import draw
 from bench.data.simulate.scenes.sampling import sample_scene, stimulus_seed
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen
-from bench.generators.encoding import PartMaker, Unit, Work, checked_values, stimuli_of
+from bench.generators.choice import GeneratorChoice
+from bench.generators.encoding import EncodingJob, PartMaker, TargetPart, checked_values, stimuli_of
 
 NUMBERS = list(range(40))
 
@@ -68,10 +68,10 @@ def out(tmp_path):
 def in_process(monkeypatch):
     """The encoding actor's work without Ray: two tests here run the real pool."""
 
-    def encoded(units, work):
-        maker = PartMaker(work, list(units))
+    def encoded(units, job):
+        maker = PartMaker(job, list(units))
         for index in range(len(units)):
-            yield {key: value[0] for key, value in maker({"unit": np.array([index])}).items()}
+            yield {key: value[0] for key, value in maker({"part": np.array([index])}).items()}
 
     monkeypatch.setattr(stage, "_encoded", encoded)
     monkeypatch.setattr(stage.cluster, "connect", lambda: None)
@@ -83,7 +83,7 @@ def make(stimuli, out, **options):
 
 def by_hand(stimuli):
     """The latents of every stimulus by one plain loop."""
-    generator = Chosen("tiny-diffusion").load(torch.device("cpu"))
+    generator = GeneratorChoice("tiny-diffusion").load(torch.device("cpu"))
     values = []
     for entry in read_manifest(stimuli).files:
         for content in stimuli.read_table(entry.path)["image"].to_pylist():
@@ -173,7 +173,7 @@ def test_pictures_that_cannot_be_right(stimuli):
     table = stimuli.read_table("part-0.parquet")
     assert stimuli_of(table.slice(0, 3)).images.shape == (3, 3, 64, 64)
     broken = stimuli_table([7], [b"no picture"], [[]], "x", [None], [False], [None])
-    with pytest.raises(BadDataError, match="stimulus 7: its image cannot be decoded"):
+    with pytest.raises(CorruptFileError, match="the image of stimulus 7 cannot be read as a picture"):
         stimuli_of(broken)
     pair = [png(np.zeros((64, 64, 3), np.uint8)), png(np.zeros((32, 64, 3), np.uint8))]
     with pytest.raises(BadDataError, match="differ in size"):
@@ -181,7 +181,7 @@ def test_pictures_that_cannot_be_right(stimuli):
 
 
 def test_values_are_held_against_the_declaration():
-    chosen = Chosen("tiny-diffusion")
+    chosen = GeneratorChoice("tiny-diffusion")
     with pytest.raises(BadDataError, match=r"declares target 'latent' as \(4, 16, 16\) float32, but made \(4, 8, 8\)"):
         checked_values(torch.zeros(2, 4, 8, 8), chosen, "latent", 2)
     with pytest.raises(BadDataError, match="NaN"):
@@ -192,8 +192,11 @@ def test_a_part_is_the_plain_encoding_of_its_rows(stimuli, out):
     """The actor's own work, without Ray."""
     entry = read_manifest(stimuli).files[1]
     folder = out / "part"
-    maker = PartMaker(Work(Chosen("tiny-diffusion"), stimuli, {"latent": folder}), [Unit(entry, 3, 5, "p.parquet")])
-    row = maker({"unit": np.array([0])})
+    maker = PartMaker(
+        EncodingJob(GeneratorChoice("tiny-diffusion"), stimuli, {"latent": folder}),
+        [TargetPart(entry, 3, 5, "p.parquet")],
+    )
+    row = maker({"part": np.array([0])})
     assert row["rows"] == [5] and row["sha256:latent"] == [folder.sha256("p.parquet")]
     table = pq.read_table(f"{folder.path}/p.parquet")
     assert table["stimulus"].to_pylist() == NUMBERS[28:33]

@@ -14,7 +14,7 @@ from bench import sweep
 from bench.core.console import Advance
 from bench.core.storage import Folder
 from bench.data.shards.pictures import write_images
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes.load import RECIPES_FOLDER, load_recipe, recipe_names
 from bench.rendering.jobs import RenderJob
 from bench.scoring.division import open_reasons_of
@@ -55,7 +55,7 @@ def test_brain_diffuser_has_a_penalty_a_head_and_two_models() -> None:
 def test_one_deployment_renders_takagi_and_ip_adapter() -> None:
     """Starting a deployment costs more than its pictures: equal options let the render stage start one."""
     nodes = [load_recipe(name).render["out"] for name in ("tiny-takagi", "tiny-ip-adapter")]
-    one, other = (Chosen(node.generator or "", node.options).identity(render=True) for node in nodes)
+    one, other = (GeneratorChoice(node.generator or "", node.options).identity(render=True) for node in nodes)
     assert one == other
 
 
@@ -71,7 +71,7 @@ def test_the_controls_are_those_of_the_best_of_comparable_recipes() -> None:
 def render_here(jobs: Sequence[RenderJob], advance: Advance, **_: object) -> None:
     """Render in this process what the render stage renders through Serve, whose own tests are elsewhere."""
     for job in jobs:
-        generator = Chosen(job.generator, job.options).load(torch.device("cpu"))
+        generator = GeneratorChoice(job.generator, job.options).load(torch.device("cpu"))
         pictures = generator.render({name: torch.from_numpy(v) for name, v in job.inputs.items()}, list(job.seeds))
         write_images(job.out, job.keys, job.seeds, pictures.numpy(), job.identity)
         advance(len(pictures), job.generator)

@@ -15,7 +15,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from bench.core.errors import UnknownNameError
+from bench.core.errors import BadDataError, UnknownNameError
+
+RENDER_ONLY: Mapping[str, str] = {"stage": "render"}
+"""Metadata of an option that pictures depend on and targets do not."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,16 @@ class InputSpec:
     kind: Literal["latent", "picture"] = "latent"
     oracle: str | None = None
     required: bool = True
+
+    def fits(self, values: torch.Tensor) -> bool:
+        """Say whether values `(B, ...)` are of this kind and shape; a picture may have any height and width."""
+        if self.kind == "picture":
+            return values.ndim == 4 and values.shape[1] == 3 and values.dtype == torch.uint8
+        return tuple(values.shape[1:]) == self.shape and values.is_floating_point()
+
+    def __str__(self) -> str:
+        """What fits, for messages."""
+        return "(B, 3, H, W) uint8" if self.kind == "picture" else f"(B, {', '.join(map(str, self.shape))}) of floats"
 
 
 @dataclass(frozen=True)
@@ -151,17 +164,69 @@ class Generator(abc.ABC):
             For each name `(B, *shape)` on the CPU, in the spec's dtype.
         """
 
-    def check_targets(self, names: Sequence[str]) -> None:
+    @classmethod
+    def recipe_name(cls) -> str:
+        """Return its name in recipes: that of its file or package in this folder, as the registry has it."""
+        return cls.__module__.removeprefix("bench.generators.").partition(".")[0].replace("_", "-")
+
+    @classmethod
+    def check_targets(cls, names: Sequence[str]) -> None:
         """Raise unless all names are targets of this generator.
 
         Raises:
             UnknownNameError: If one is not; the nearest is offered.
         """
-        # The registry's rule: the file or package in this folder gives the name in recipes.
-        own = type(self).__module__.removeprefix("bench.generators.").partition(".")[0].replace("_", "-")
         for name in names:
-            if name not in self.targets:
-                raise UnknownNameError("target", name, self.targets, f"generator {own!r}")
+            if name not in cls.targets:
+                raise UnknownNameError("target", name, cls.targets, f"generator {cls.recipe_name()!r}")
+
+    def check_captions(self, captions: Sequence[Sequence[str]]) -> None:
+        """Raise unless every stimulus of a batch has a caption.
+
+        Raises:
+            BadDataError: If one has none.
+        """
+        if without := [place for place, texts in enumerate(captions) if not texts]:
+            raise BadDataError(
+                f"target 'text' of generator {self.recipe_name()!r} needs captions: {len(without)} of {len(captions)} "
+                f"stimuli of a batch have none, the first at place {without[0]}"
+            )
+
+    def check_inputs(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> None:
+        """Raise unless inputs are what this generator declares, one row a seed.
+
+        Raises:
+            UnknownNameError: If there is no such input; the nearest is offered.
+            ValueError: If a required input, or any at all, is missing, or a shape, type, number or value cannot be
+                right.
+        """
+        own = self.recipe_name()
+        needed = [name for name, spec in self.inputs.items() if spec.required]
+        if not inputs or set(needed) - set(inputs):
+            raise ValueError(
+                f"{own} renders from {', '.join(needed or self.inputs)}; got {', '.join(inputs) or 'none'}"
+            )
+        for name, values in inputs.items():
+            if name not in self.inputs:
+                raise UnknownNameError("input", name, self.inputs, f"generator {own!r}")
+            if not self.inputs[name].fits(values):
+                came = f"{tuple(values.shape)} {values.dtype}"
+                raise ValueError(f"{own}: {name} must be {self.inputs[name]}, got {came}")
+            if len(values) != len(seeds):
+                raise ValueError(f"{own}: {len(values)} inputs {name!r} but {len(seeds)} seeds")
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(f"{own}: {name} holds NaN or infinite values")
+
+    def start_among(self, inputs: Mapping[str, torch.Tensor], starts: Sequence[str]) -> str | None:
+        """Return which of the inputs that img2img may start from is given, None where none is.
+
+        Raises:
+            ValueError: If several are.
+        """
+        given = [name for name in starts if name in inputs]
+        if len(given) > 1:
+            raise ValueError(f"{self.recipe_name()} starts from one of {', '.join(starts)}, got {' and '.join(given)}")
+        return given[0] if given else None
 
     def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Make pictures.

@@ -1,4 +1,4 @@
-"""A generator as a stage or a recipe names it: which one, with which options."""
+"""The choice of a generator, as a stage or a recipe makes it: which one, with which options."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import yaml
 from bench.core import options as typed_options
 from bench.core import registry
 from bench.core.console import pairs
-from bench.core.errors import OptionError, UnknownNameError
+from bench.core.errors import OptionError
 from bench.generators.base import Generator, TargetSpec
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A generator and what is set of its options.
+class GeneratorChoice:
+    """A generator by name, and what is set of its options.
 
     Attributes:
         name: Its name in recipes.
@@ -81,8 +81,7 @@ class Chosen:
         Raises:
             UnknownNameError: If it makes no such target.
         """
-        if name not in self.kind.targets:
-            raise UnknownNameError("target", name, self.kind.targets, f"generator {self.name!r}")
+        self.kind.check_targets([name])
         return self.kind.targets[name]
 
 

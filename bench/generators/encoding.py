@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from PIL import Image
 
 from bench.core.errors import BadDataError, CorruptFileError, MissingDataError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.manifest import FileEntry, read_checked
 from bench.data.shards.targets import write_targets
+from bench.data.sources.pictures import decode
 from bench.generators.base import Generator, MissingWeightsError, Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 
 ENCODE_BATCH = 32
 """Stimuli encoded at once. Fixed, as are the threads and the parts, so that rounding is the same in every run."""
@@ -30,8 +30,8 @@ PART_ERRORS = (BadDataError, CorruptFileError, MissingDataError, MissingWeightsE
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One part to make.
+class TargetPart:
+    """One file of each target's shards, to be made.
 
     Attributes:
         source: The stimuli file it is made from.
@@ -47,16 +47,16 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Everything an encoding actor needs to know.
+class EncodingJob:
+    """What an encoding actor needs to know, whichever part it makes.
 
     Attributes:
-        chosen: The generator.
+        generator: The generator.
         stimuli: The stimuli set.
         folders: Where each target goes.
     """
 
-    chosen: Chosen
+    generator: GeneratorChoice
     stimuli: Folder
     folders: Mapping[str, Folder]
 
@@ -64,56 +64,56 @@ class Work:
 class PartMaker:
     """An actor that makes parts; it loads the generator for its first part that is not there yet."""
 
-    def __init__(self, work: Work, units: list[Unit]) -> None:
-        self._work, self._units = work, units
+    def __init__(self, job: EncodingJob, parts: list[TargetPart]) -> None:
+        self._job, self._parts = job, parts
         self._generator: Generator | None = None
         self._table: tuple[str, pa.Table] = ("", pa.table({}))
         torch.set_num_threads(1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Make one part of each target; what the user can mend comes back as text, not buried in Ray's own errors."""
-        unit = self._units[int(batch["unit"][0])]
+        part = self._parts[int(batch["part"][0])]
         try:
-            return {"error": [""], "message": [""], **self._part(unit)}
+            return {"error": [""], "message": [""], **self._entries(part)}
         except PART_ERRORS as error:
-            return {"error": [type(error).__name__], "message": [str(error)], "name": [unit.name]}
+            return {"error": [type(error).__name__], "message": [str(error)], "name": [part.name]}
 
-    def _part(self, unit: Unit) -> dict[str, list[Any]]:
-        """Return name, rows, sizes and checksums of a unit's parts, made or found."""
-        found = {name: self._existing(folder, unit) for name, folder in self._work.folders.items()}
+    def _entries(self, part: TargetPart) -> dict[str, list[Any]]:
+        """Return name, rows, sizes and checksums of a part of each target, made or found."""
+        found = {name: self._existing(folder, part) for name, folder in self._job.folders.items()}
         done = {name: entry for name, entry in found.items() if entry is not None}
         if todo := [name for name in found if name not in done]:
-            done |= self._make(unit, todo)
-        row: dict[str, list[Any]] = {"name": [unit.name], "rows": [unit.rows]}
+            done |= self._make(part, todo)
+        row: dict[str, list[Any]] = {"name": [part.name], "rows": [part.rows]}
         for name, entry in done.items():
             row |= {f"size:{name}": [entry.size], f"sha256:{name}": [entry.sha256]}
         return row
 
-    def _existing(self, folder: Folder, unit: Unit) -> FileEntry | None:
+    def _existing(self, folder: Folder, part: TargetPart) -> FileEntry | None:
         """Return the entry of a part that an earlier run left, or None where it left none that can be read."""
-        if not folder.exists(unit.name):
+        if not folder.exists(part.name):
             return None
         try:
-            rows = folder.read_table(unit.name, columns=["stimulus"]).num_rows
+            rows = folder.read_table(part.name, columns=["stimulus"]).num_rows
         except CorruptFileError:
             return None
-        if rows != unit.rows:
+        if rows != part.rows:
             return None
-        return FileEntry(unit.name, rows, folder.size(unit.name), folder.sha256(unit.name))
+        return FileEntry(part.name, rows, folder.size(part.name), folder.sha256(part.name))
 
-    def _make(self, unit: Unit, names: Sequence[str]) -> dict[str, FileEntry]:
+    def _make(self, part: TargetPart, names: Sequence[str]) -> dict[str, FileEntry]:
         """Encode a part and write it once for each target."""
-        table = self._rows(unit)
+        table = self._rows(part)
         stimulus = table["stimulus"].to_numpy()
         values: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for first in range(0, unit.rows, ENCODE_BATCH):
+        for first in range(0, part.rows, ENCODE_BATCH):
             rows = table.slice(first, ENCODE_BATCH)
-            seeds = [seed_of(int(number), 0, 0) for number in rows["stimulus"].to_pylist()]
+            seeds = [picture_seed(int(number)) for number in rows["stimulus"].to_pylist()]
             made = self._loaded().encode(stimuli_of(rows), names, seeds)
             for name in names:
-                values[name].append(checked_values(made[name], self._work.chosen, name, rows.num_rows))
+                values[name].append(checked_values(made[name], self._job.generator, name, rows.num_rows))
         return {
-            name: write_targets(self._work.folders[name], unit.name, stimulus, np.concatenate(values[name]))
+            name: write_targets(self._job.folders[name], part.name, stimulus, np.concatenate(values[name]))
             for name in names
         }
 
@@ -121,37 +121,33 @@ class PartMaker:
         """Return the generator, loaded once, on the actor's GPU where it has one."""
         if self._generator is None:
             device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-            self._generator = self._work.chosen.load(device)
+            self._generator = self._job.generator.load(device)
         return self._generator
 
-    def _rows(self, unit: Unit) -> pa.Table:
-        """Return a unit's stimuli; its file is read and checked once for all its units on this actor."""
-        if self._table[0] != unit.source.path:
-            content = read_checked(self._work.stimuli, unit.source)
-            self._table = (unit.source.path, pq.read_table(io.BytesIO(content)))
-        return self._table[1].slice(unit.first, unit.rows)
+    def _rows(self, part: TargetPart) -> pa.Table:
+        """Return a part's stimuli; its file is read and checked once for all its parts on this actor."""
+        if self._table[0] != part.source.path:
+            content = read_checked(self._job.stimuli, part.source)
+            self._table = (part.source.path, pq.read_table(io.BytesIO(content)))
+        return self._table[1].slice(part.first, part.rows)
 
 
 def stimuli_of(table: pa.Table) -> Stimuli:
     """Return rows of a stimuli table with their pictures decoded.
 
     Raises:
-        BadDataError: If a picture cannot be decoded, or pictures of one batch differ in size.
+        CorruptFileError: If a picture cannot be decoded.
+        BadDataError: If pictures of one batch differ in size.
     """
-    images = []
-    for number, content in zip(table["stimulus"].to_pylist(), table["image"].to_pylist(), strict=True):
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        except OSError as error:
-            raise BadDataError(f"stimulus {number}: its image cannot be decoded: {error}") from None
+    pairs = zip(table["stimulus"].to_pylist(), table["image"].to_pylist(), strict=True)
+    images = [decode(content, f"the image of stimulus {number}") for number, content in pairs]
     if len(sizes := {image.shape for image in images}) != 1:
         raise BadDataError(f"stimuli of one batch differ in size: {sorted(sizes)}")
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Stimuli(pixels, table["captions"].to_pylist(), table["label"].to_pylist())
 
 
-def checked_values(values: torch.Tensor, chosen: Chosen, name: str, rows: int) -> np.ndarray:
+def checked_values(values: torch.Tensor, chosen: GeneratorChoice, name: str, rows: int) -> np.ndarray:
     """Return a generator's targets as an array after holding them against what it declares.
 
     Raises:

@@ -12,20 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench.core.errors import OptionError
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes.base import Recipe
 
 
-def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
+def of_targets(recipes: Iterable[Recipe]) -> dict[str, GeneratorChoice]:
     """Return the generators that make the recipes' targets, by name.
 
     Raises:
         OptionError: If two recipes want targets of one name that are not the same.
     """
-    found: dict[str, tuple[str, Chosen]] = {}
+    found: dict[str, tuple[str, GeneratorChoice]] = {}
     for recipe in recipes:
         for name in {target.partition(".")[0] for target in recipe.targets}:
-            chosen = Chosen(name, recipe.generators.get(name, {}))
+            chosen = GeneratorChoice(name, recipe.generators.get(name, {}))
             first, other = found.setdefault(name, (recipe.name, chosen))
             if other.identity(render=False) != chosen.identity(render=False):
                 raise OptionError(
@@ -35,9 +35,9 @@ def of_targets(recipes: Iterable[Recipe]) -> dict[str, Chosen]:
     return {name: chosen for name, (_, chosen) in found.items()}
 
 
-def of_render(recipe: Recipe) -> list[Chosen]:
+def of_render(recipe: Recipe) -> list[GeneratorChoice]:
     """Return the generators of a recipe's render graph, one a node."""
-    return [Chosen(node.generator, node.options) for node in recipe.render.values() if node.generator]
+    return [GeneratorChoice(node.generator, node.options) for node in recipe.render.values() if node.generator]
 
 
 def look_for_weights(recipes: Iterable[Recipe]) -> None:

@@ -15,10 +15,10 @@ import pyarrow as pa
 from bench.core.console import Advance
 from bench.core.errors import BadDataError
 from bench.core.identity import digest
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
 from bench.data.shards.pictures import KEY_COLUMNS, SEAL, ImageSet, read_images, write_images
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes.parts import Node, Select
 from bench.rendering.jobs import RenderJob, render
 from bench.rendering.requests import Request
@@ -105,13 +105,11 @@ class _Walk:
 
     def _seeds(self) -> np.ndarray:
         """Return the seed of every row."""
-        pairs = zip(self.request.source.keys["stimulus"].to_pylist(), self._samples(), strict=True)
-        return np.array([seed_of(stimulus, sample, self.seed) for stimulus, sample in pairs], dtype=np.int64)
-
-    def _samples(self) -> list[int]:
-        """Return each row's sample, counted over the repeats of its stimulus, so that repeats get their own noise."""
-        repeat, sample = self.request.source.keys["repeat"].to_pylist(), self.request.source.keys["sample"].to_pylist()
-        return [max(r, 0) * 1000 + s for r, s in zip(repeat, sample, strict=True)]
+        stimulus, repeat, sample = (
+            self.request.source.keys[name].to_pylist() for name in ("stimulus", "repeat", "sample")
+        )
+        named = zip(stimulus, repeat, sample, strict=True)
+        return np.array([picture_seed(*name, base=self.seed) for name in named], dtype=np.int64)
 
     def next_jobs(self) -> list[RenderJob]:
         """Return the render jobs of all nodes that can be rendered now."""
@@ -195,7 +193,7 @@ def _node_description(node: Node) -> dict[str, Any]:
     """Return what a node does, with its generator's version, weights digest and filled-in options."""
     if node.generator is None:
         return {"blend": 1}
-    known = Chosen(node.generator, node.options).identity(render=True)
+    known = GeneratorChoice(node.generator, node.options).identity(render=True)
     return {
         "generator": node.generator,
         "version": known["version"],

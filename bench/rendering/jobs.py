@@ -15,7 +15,7 @@ from bench.core import cluster, console
 from bench.core.errors import BadDataError, OptionError
 from bench.core.storage import Folder
 from bench.data.shards.pictures import claim, found_parts, key_table, seal
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.rendering.client import Batch, Plan, run_plans
 from bench.rendering.inputs import checked_inputs
 
@@ -72,9 +72,9 @@ def render(
     """
     if batch_size < 1 or (replicas is not None and replicas < 1):
         raise OptionError(f"batch size and replicas must be at least 1, got {batch_size} and {replicas}")
-    groups: dict[str, tuple[Chosen, list[Plan]]] = {}
+    groups: dict[str, tuple[GeneratorChoice, list[Plan]]] = {}
     for job in jobs:
-        chosen = Chosen(job.generator, job.options)
+        chosen = GeneratorChoice(job.generator, job.options)
         if plan := _planned(job, chosen, batch_size, advance):
             groups.setdefault(repr(chosen.identity(render=True)), (chosen, []))[1].append(plan)
     if not groups:
@@ -89,7 +89,7 @@ def render(
                 run_plans(handle, plans, scale, batch_size, advance)
 
 
-def _planned(job: RenderJob, chosen: Chosen, batch_size: int, advance: console.Advance | None) -> Plan | None:
+def _planned(job: RenderJob, chosen: GeneratorChoice, batch_size: int, advance: console.Advance | None) -> Plan | None:
     """Return what a job still has to render; None where all its pictures are there."""
     keys = key_table(job.keys)
     seeds = np.asarray(job.seeds)

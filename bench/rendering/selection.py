@@ -17,10 +17,10 @@ import torch
 
 from bench.core import cluster
 from bench.core.errors import BadDataError, MissingDataError
-from bench.core.seeds import seed_of
+from bench.core.seeds import picture_seed
 from bench.data.shards.targets import TargetTable
 from bench.generators.base import Stimuli
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.generators.encoding import ENCODE_BATCH, checked_values
 from bench.recipes.base import Recipe
 from bench.recipes.parts import Select
@@ -41,7 +41,7 @@ class Space:
         take: First and one-past-last index on the target's first axis, or None for all.
     """
 
-    generator: Chosen
+    generator: GeneratorChoice
     target: str
     take: tuple[int, int] | None = None
 
@@ -85,7 +85,7 @@ def _encode(space: Space, pictures: np.ndarray, first: int, rows: int, stimuli: 
     for start in range(0, len(mine), ENCODE_BATCH):
         batch = mine[start : start + ENCODE_BATCH]
         n = len(batch)
-        seeds = [seed_of(stimulus, 0, 0) for stimulus in stimuli[start : start + n]]
+        seeds = [picture_seed(stimulus) for stimulus in stimuli[start : start + n]]
         made = generator.encode(Stimuli(batch, [()] * n, [None] * n), [space.target], seeds)[space.target]
         parts.append(checked_values(made, space.generator, space.target, n))
     return np.concatenate(parts)
@@ -134,7 +134,7 @@ def space_of(recipe: Recipe, select: Select) -> Space:
     """Return where a selection compares: its target's space, or that of its head."""
     head = recipe.stages[-1].heads[select.head] if select.head is not None else None
     generator, _, target = (head.target if head else select.target or "").partition(".")
-    chosen = Chosen(generator, recipe.generators.get(generator, {}))  # as its targets were made
+    chosen = GeneratorChoice(generator, recipe.generators.get(generator, {}))  # as its targets were made
     return Space(chosen, target, head.take if head else None)
 
 

@@ -30,7 +30,7 @@ from bench.core.errors import OptionError, ReconbenchError
 from bench.core.identity import digest
 from bench.data.shards.pictures import png_of
 from bench.generators.base import InputSpec
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.rendering.inputs import checked_inputs
 
 MAX_REQUEST_BYTES = 64 << 20
@@ -57,7 +57,7 @@ class Scale:
 class Renderer:
     """One replica: one generator on one device."""
 
-    def __init__(self, chosen: Chosen, threads: int) -> None:
+    def __init__(self, chosen: GeneratorChoice, threads: int) -> None:
         # One thread renders, so that requests queue instead of competing; torch's setting belongs to the thread.
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
         self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
@@ -156,7 +156,7 @@ def parse_single(body: bytes, specs: Mapping[str, InputSpec]) -> tuple[dict[str,
     return {name: values[0] for name, values in batch.items()}, int(seed)
 
 
-def application(chosen: Chosen, scale: Scale, http_batch: int | None = None) -> serve.Application:
+def application(chosen: GeneratorChoice, scale: Scale, http_batch: int | None = None) -> serve.Application:
     """Return the Serve application of a generator.
 
     Args:
@@ -214,7 +214,7 @@ def running(port: int | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deployed(chosen: Chosen, scale: Scale, http_batch: int | None = None) -> Iterator[DeploymentHandle]:
+def deployed(chosen: GeneratorChoice, scale: Scale, http_batch: int | None = None) -> Iterator[DeploymentHandle]:
     """Deploy a generator, yield the handle of its replicas, and delete it again.
 
     Args:

@@ -20,7 +20,7 @@ from bench.fitting.candidates import RecipeFits
 from bench.fitting.plan import FitPlan
 from bench.fitting.predictions import IDENTITY, Prediction, planned, read_predictions
 from bench.fitting.trial import read_fit
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 from bench.recipes import frozen_models
 from bench.recipes.base import Recipe
 from bench.recipes.parts import Stage
@@ -215,7 +215,11 @@ def generators(recipe: Recipe) -> tuple[ModelSize, ...]:
 
     The board measures a row by the oracle that has the same ones.
     """
-    chosen = {node.generator: Chosen(node.generator, node.options) for node in recipe.render.values() if node.generator}
+    chosen = {
+        node.generator: GeneratorChoice(node.generator, node.options)
+        for node in recipe.render.values()
+        if node.generator
+    }
     sizes = {name: each.kind.weights_size(each.options) for name, each in chosen.items()}
     return tuple(ModelSize(name, "generator", size.parameters, size.bytes) for name, size in sorted(sizes.items()))
 

@@ -23,82 +23,74 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import small_checkpoints  # noqa: E402 - the path is set above
+import small_checkpoints.stable_diffusion  # noqa: E402 - the path is set above
 
 from bench.core import registry  # noqa: E402
-from bench.generators.choice import Chosen  # noqa: E402
-from bench.generators.stable_diffusion.sampling import scheduler  # noqa: E402
+from bench.generators._diffusion.sampler import scheduler  # noqa: E402
+from bench.generators.choice import GeneratorChoice  # noqa: E402
 
 Inputs = Mapping[str, torch.Tensor]
+Loop = Callable[[Inputs, list[int]], torch.Tensor]
 INPUTS = {"stable-diffusion": ("z512", "text")}
 """Inputs where not all that have an oracle go together: a latent of the loop's own size, so that both do the same."""
 
 
-def pipeline_of(kind: Any, generator: Any) -> Any:
-    """Return a diffusers pipeline over a generator's own networks."""
-    parts = generator.networks
-    made = kind(
-        vae=parts.vae,
-        text_encoder=parts.text,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        scheduler=scheduler(generator.options.sampler, parts.schedule),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+def loop(kind: Any, generator: Any, conditions: Callable[[Inputs, int], dict[str, Any]]) -> Loop:
+    """Return what draws pictures with a pipeline of diffusers over a generator's own networks and settings.
+
+    Args:
+        kind: The pipeline's class.
+        generator: The generator.
+        conditions: Gives the pipeline's arguments for inputs and a number of pictures.
+    """
+    chosen = generator.options
+    steps = scheduler(chosen.sampler, generator.networks.noise)
+    pipeline = small_checkpoints.stable_diffusion.pipeline(kind, generator.networks, scheduler=steps)
+
+    def call(inputs: Inputs, seeds: list[int]) -> torch.Tensor:
+        return pipeline(
+            **conditions(inputs, len(seeds)),
+            num_inference_steps=chosen.steps,
+            guidance_scale=chosen.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="pt",
+        ).images
+
+    return call
 
 
-def seeded(seeds: list[int]) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def stable_diffusion_loop(generator: Any) -> Callable[[Inputs, list[int]], torch.Tensor]:
+def stable_diffusion_loop(generator: Any) -> Loop:
     """img2img from latents with text states, as diffusers does it."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    pipeline, chosen = pipeline_of(StableDiffusionImg2ImgPipeline, generator), generator.options
     dtype, device = generator.networks.unet.dtype, generator.device
 
-    def call(inputs: Inputs, seeds: list[int]) -> torch.Tensor:
-        return pipeline(
-            prompt_embeds=inputs["text"].to(device, dtype),
-            negative_prompt_embeds=generator.null.expand(len(seeds), -1, -1).to(dtype),
-            image=inputs["z512"].to(device, dtype),
-            strength=chosen.strength,
-            num_inference_steps=chosen.steps,
-            guidance_scale=chosen.guidance,
-            generator=seeded(seeds),
-            output_type="pt",
-        ).images
+    def conditions(inputs: Inputs, count: int) -> dict[str, Any]:
+        return {
+            "prompt_embeds": inputs["text"].to(device, dtype),
+            "negative_prompt_embeds": generator.null.expand(count, -1, -1).to(dtype),
+            "image": inputs["z512"].to(device, dtype),
+            "strength": generator.options.strength,
+        }
 
-    return call
+    return loop(StableDiffusionImg2ImgPipeline, generator, conditions)
 
 
-def ip_adapter_loop(generator: Any) -> Callable[[Inputs, list[int]], torch.Tensor]:
+def ip_adapter_loop(generator: Any) -> Loop:
     """Text-to-image with given image tokens, as diffusers does it."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline, chosen = pipeline_of(StableDiffusionPipeline, generator), generator.options
     dtype, device = generator.networks.unet.dtype, generator.device
 
-    def call(inputs: Inputs, seeds: list[int]) -> torch.Tensor:
-        count = len(seeds)
-        null = generator.null.tokens.expand(count, -1, -1, -1)
-        tokens = torch.cat([null, inputs["tokens"][:, None].to(device)]).to(dtype)
-        return pipeline(
-            prompt_embeds=generator.prompt.expand(count, -1, -1).to(dtype),
-            negative_prompt_embeds=generator.null.text.expand(count, -1, -1).to(dtype),
-            ip_adapter_image_embeds=[tokens],
-            num_inference_steps=chosen.steps,
-            guidance_scale=chosen.guidance,
-            generator=seeded(seeds),
-            output_type="pt",
-        ).images
+    def conditions(inputs: Inputs, count: int) -> dict[str, Any]:
+        null = generator.null["tokens"].expand(count, -1, -1, -1)
+        return {
+            "prompt_embeds": generator.prompt.expand(count, -1, -1).to(dtype),
+            "negative_prompt_embeds": generator.null["text"].expand(count, -1, -1).to(dtype),
+            "ip_adapter_image_embeds": [torch.cat([null, inputs["tokens"][:, None].to(device)]).to(dtype)],
+        }
 
-    return call
+    return loop(StableDiffusionPipeline, generator, conditions)
 
 
 LOOPS = {"stable-diffusion": stable_diffusion_loop, "ip-adapter": ip_adapter_loop}
@@ -116,7 +108,7 @@ def rate(call: Callable[[], Any], pictures: int, device: torch.device) -> float:
 
 def measure(name: str, settings: dict[str, Any], device: torch.device, batch: int, rounds: int) -> str:
     """Return a line of the table: our rate, the loop's, and their ratio."""
-    generator = Chosen(name, settings).load(device)
+    generator = GeneratorChoice(name, settings).load(device)
     draws = torch.Generator().manual_seed(0)
     chosen = INPUTS.get(name) or [key for key, spec in generator.inputs.items() if spec.kind == "latent"]
     inputs = {key: torch.randn((batch, *generator.inputs[key].shape), generator=draws) for key in chosen}
@@ -126,8 +118,8 @@ def measure(name: str, settings: dict[str, Any], device: torch.device, batch: in
     seeds = list(range(batch))
     sides = {"ours": lambda: generator.render(inputs, seeds)}
     if name in LOOPS:
-        loop = LOOPS[name](generator)
-        sides["loop"] = lambda: loop(inputs, seeds)
+        bare = LOOPS[name](generator)
+        sides["loop"] = lambda: bare(inputs, seeds)
     best = dict.fromkeys(sides, 0.0)
     for turn in range(rounds + 1):
         for side, call in sides.items():

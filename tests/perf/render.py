@@ -16,7 +16,7 @@ import torch
 from bench import render as stage
 from bench.core import cluster
 from bench.core.storage import Folder
-from bench.generators.choice import Chosen
+from bench.generators.choice import GeneratorChoice
 
 BATCH = 32
 
@@ -53,7 +53,7 @@ def main() -> None:
     cli.add_argument("--rounds", type=int, default=4)
     given = cli.parse_args()
     torch.set_num_threads(1)
-    chosen = Chosen("tiny-diffusion", {})
+    chosen = GeneratorChoice("tiny-diffusion", {})
     generator = chosen.load(torch.device("cpu"))
     cluster.connect(cpus=2)
     from bench.rendering.client import run_plans

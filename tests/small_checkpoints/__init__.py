@@ -14,11 +14,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clip.simple_tokenizer import bytes_to_unicode
+
 from bench.core import registry
 from bench.generators._weights.checkpoints import CheckpointOptions
+from bench.generators._weights.tokenizer import MARKS
 from bench.generators.base import Generator
 
 
@@ -52,6 +57,16 @@ def with_options(generator: Generator, **changes: Any) -> Generator:
     changed = object.__new__(type(generator))
     changed.__dict__ = {**generator.__dict__, "options": dataclasses.replace(generator.options, **changes)}
     return changed
+
+
+def write_tokenizer(folder: Path, merges: Sequence[tuple[str, str]]) -> None:
+    """Write `vocab.json` and `merges.txt` of a CLIP tokenizer: bytes, bytes that end a word, merges, two marks."""
+    letters = list(bytes_to_unicode().values())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), *MARKS]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def oracle_inputs(name: str) -> list[str]:

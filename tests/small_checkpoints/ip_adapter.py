@@ -46,15 +46,6 @@ def save_adapter(folder: Path, safetensors: bool) -> None:
 
 def encoder() -> CLIPVisionModelWithProjection:
     """An image tower of CLIP ViT-H/14's picture and patch size, three narrow layers."""
-    config = CLIPVisionConfig(
-        hidden_size=EMBEDDING,
-        intermediate_size=EMBEDDING,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        patch_size=14,
-        image_size=224,
-        projection_dim=16,
-        hidden_act="gelu",
-        initializer_factor=5.0,
-    )
-    return CLIPVisionModelWithProjection(config)
+    small = {"hidden_size": EMBEDDING, "intermediate_size": EMBEDDING, "num_hidden_layers": 3, "num_attention_heads": 2}
+    picture = {"patch_size": 14, "image_size": 224, "projection_dim": 16, "hidden_act": "gelu"}
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**small, **picture, initializer_factor=5.0))

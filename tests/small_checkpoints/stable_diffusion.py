@@ -11,12 +11,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench.generators._weights.tokenizer import write_tokenizer
-from bench.generators.stable_diffusion.networks import CHECKPOINTS, SCHEDULE
+from bench.generators._diffusion.sampler import NOISE
+from bench.generators._networks.stable_diffusion import CHECKPOINTS
+from small_checkpoints import write_tokenizer
 
 SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.5}
 INPUTS = ("z", "text")
-MERGES = ("t h", "th e</w>", "a n", "i n", "o n</w>")
+MERGES = (("t", "h"), ("th", "e</w>"), ("a", "n"), ("i", "n"), ("o", "n</w>"))
 _OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
 
@@ -40,9 +41,10 @@ def save_model(folder: Path, seed: int, safetensors: bool) -> None:
             save_file(state, folder / name / f"{safe}.safetensors", metadata={"format": "pt"})
         else:
             torch.save(state, folder / name / f"{plain}.bin")
-    schedule = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.7.0", **SCHEDULE, "skip_prk_steps": True}
+    schedule = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.7.0", **NOISE, "skip_prk_steps": True}
+    schedule |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**schedule, "clip_sample": False}))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
     write_tokenizer(folder / "tokenizer", MERGES)
 
 
@@ -54,6 +56,15 @@ def published_names(part: str, state: dict[str, torch.Tensor]) -> dict[str, torc
     if part == "vae":
         return {_renamed(name): value.clone() for name, value in state.items()}
     return dict(state)
+
+
+def pipeline(kind: Any, networks: Any, **more: Any) -> Any:
+    """Return a pipeline of diffusers over networks: `vae`, `text`, `tokenizer`, `unet`."""
+    parts = {"vae": networks.vae, "text_encoder": networks.text, "tokenizer": networks.tokenizer, "unet": networks.unet}
+    absent = {"scheduler": None, "safety_checker": None, "feature_extractor": None}
+    made = kind(**{**parts, **absent, **more}, requires_safety_checker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def _renamed(name: str) -> str:

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clip.simple_tokenizer import SimpleTokenizer
 
-from bench.generators._weights.tokenizer import clip_merges, write_tokenizer
-from bench.generators.versatile_diffusion.architecture import NOISE, PIXEL_MEAN, PIXEL_STD, PUBLISHED, SAMPLER, build
+from bench.generators._diffusion.sampler import NOISE
+from bench.generators._networks import published
 from bench.generators.versatile_diffusion.dual import twins
-from bench.generators.versatile_diffusion.parts import CHECKPOINT, WEIGHTS
+from bench.generators.versatile_diffusion.parts import CHECKPOINT, PUBLISHED, WEIGHTS
+from eval.pictures import CLIP_MEAN, CLIP_STD
+from small_checkpoints import write_tokenizer
 
 SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.5, "size": 64}
 
@@ -31,12 +34,17 @@ _LOUDER = {".attn2.to_v.": 30.0, ".attn2.to_k.": 30.0, "text_model": 8.0, "visio
 
 def config(part: str) -> dict[str, Any]:
     """The published configuration of a part with small inner widths."""
-    return {**PUBLISHED[part], **_SMALL[part]}
+    return {**PUBLISHED[part][1], **_SMALL[part]}
+
+
+def build(part: str, **changes: Any) -> Any:
+    """A small network of a part's class with random weights."""
+    return published.build(PUBLISHED[part][0], {**config(part), **changes})
 
 
 def text_unet_state() -> dict[str, torch.Tensor]:
     """Tensors of a denoiser of captions: its attention blocks, and one of the layers that rendering does not need."""
-    blocks = twins(build("image_unet", config("image_unet")))
+    blocks = twins(build("image_unet"))
     state = {f"{name}.{key}": value for name, block in blocks.items() for key, value in block.state_dict().items()}
     return {**_lively(state), "conv_in.weight": torch.randn(8, 768)}
 
@@ -47,16 +55,16 @@ def save(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(8)
         for part in PUBLISHED:
-            network = build(part, config(part))
+            network = build(part)
             describe = network.save_config if part in ("image_unet", "vae") else network.config.save_pretrained
             describe(place / part)
             torch.save(_lively(network.state_dict()), place / part / WEIGHTS[part][0])
         (place / "text_unet").mkdir()
         torch.save(text_unet_state(), place / "text_unet" / WEIGHTS["text_unet"][0])
-    write_tokenizer(place / "tokenizer", clip_merges())
-    pixels = {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD}
+    write_tokenizer(place / "tokenizer", list(SimpleTokenizer().bpe_ranks))
+    pixels = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
     _write(place / "image_feature_extractor/preprocessor_config.json", pixels)
-    _write(place / "scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler", **NOISE, **SAMPLER})
+    _write(place / "scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler", **NOISE})
 
 
 def _lively(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

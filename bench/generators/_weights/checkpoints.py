@@ -11,11 +11,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.core.storage import Folder, home
-from bench.generators._weights.frozen import UNTRAINED_SEED, tensors_in
+from bench.generators._weights.frozen import UNTRAINED_SEED, pretrained, tensors_in
 from bench.generators.base import MissingWeightsError, WeightsSize, safetensors_size
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class CheckpointOptions:
 
 
 @dataclass(frozen=True)
-class Found:
+class LocalCheckpoint:
     """A checkpoint on this machine.
 
     Attributes:
@@ -85,6 +86,14 @@ class Found:
     folder: Path
     files: tuple[str, ...]
 
+    def network(self, kind: Any, part: str, dtype: torch.dtype, device: torch.device) -> Any:  # noqa: ANN401 - a library's
+        """Return the frozen network of a diffusers or transformers class from a folder of the checkpoint.
+
+        Raises:
+            CorruptFileError: If the folder cannot be read, or holds the weights of another network.
+        """
+        return pretrained(kind, self.folder / part, self.safetensors(f"{part}/"), dtype, device)
+
     def safetensors(self, part: str) -> bool:
         """Say whether the weights of a part (a folder, or the start of a file's name) are a safetensors file."""
         return any(name.startswith(part) and name.endswith(".safetensors") for name in self.files)
@@ -95,7 +104,7 @@ class Found:
         return [self.folder / name for name in self.files if Path(name).suffix in kinds]
 
 
-def find(checkpoint: Checkpoint, options: CheckpointOptions) -> Found:
+def find(checkpoint: Checkpoint, options: CheckpointOptions) -> LocalCheckpoint:
     """Return where a checkpoint lies; a folder that lacks a file is passed over and named in the error.
 
     Raises:
@@ -105,7 +114,7 @@ def find(checkpoint: Checkpoint, options: CheckpointOptions) -> Found:
     for folder in _places(checkpoint, options.weights):
         files, lacks = _files_in(checkpoint, folder)
         if not lacks:
-            return Found(checkpoint, folder, files)
+            return LocalCheckpoint(checkpoint, folder, files)
         searched.append((folder, lacks))
     if not options.download:
         raise MissingWeightsError(_missing(checkpoint, searched, options))
@@ -116,7 +125,7 @@ def find(checkpoint: Checkpoint, options: CheckpointOptions) -> Found:
     files, lacks = _files_in(checkpoint, folder)
     if lacks:
         raise MissingWeightsError(f"{checkpoint.source} has no file {lacks[0]}, which {checkpoint.name} needs")
-    return Found(checkpoint, folder, files)
+    return LocalCheckpoint(checkpoint, folder, files)
 
 
 def weights_digest(checkpoints: Sequence[Checkpoint], options: CheckpointOptions) -> str:

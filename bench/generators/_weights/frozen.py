@@ -139,19 +139,26 @@ def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
     Raises:
         CorruptFileError: If names or shapes are those of another network; the message counts and names them.
     """
-    expected = module.state_dict()
-    found = {
-        "missing": [name for name in expected if name not in state],
-        "unknown": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
-        ],
-    }
-    refuse_differences(path, found)
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    refuse_other_shapes(path, own, {name: tuple(value.shape) for name, value in state.items()})
     # Only after every name was compared: torch's own message lists hundreds of them.
     module.load_state_dict(dict(state))
+
+
+def refuse_other_shapes(path: Path, own: Mapping[str, tuple[int, ...]], came: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes of a file's tensors with those of the network it should fill.
+
+    Raises:
+        CorruptFileError: If any differs.
+    """
+    differing = [
+        f"{name} {came[name]} instead of {own[name]}" for name in own if came.get(name, own[name]) != own[name]
+    ]
+    lists = {
+        "missing": [name for name in own if name not in came],
+        "unknown": [name for name in came if name not in own],
+    }
+    refuse_differences(path, {**lists, "of another shape": differing})
 
 
 def refuse_differences(path: Path, found: Mapping[str, Sequence[str]]) -> None:

@@ -68,16 +68,20 @@ class WeightFiles:
         """Return the frozen network of a diffusers or transformers class from its folder, in float32.
 
         Raises:
+            MissingWeightsError: If a file is not there.
             CorruptFileError: If the folder cannot be read, or holds the weights of another network.
         """
+        self.check()
         return pretrained(kind, self.folder / name, True, torch.float32, device)
 
     def fill(self, network: torch.nn.Module, name: str, device: torch.device) -> Any:  # noqa: ANN401 - see load
         """Return a network with the weights of a file, frozen, in float32.
 
         Raises:
+            MissingWeightsError: If a file is not there.
             CorruptFileError: If the file cannot be read, or holds the weights of another network.
         """
+        self.check()
         path = self.folder / name
         # Weights are stored in float16 and widened here: copying into the network casts them.
         load_state(network, cast("Mapping[str, torch.Tensor]", read_state(path)), path)

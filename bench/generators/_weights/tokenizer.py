@@ -5,19 +5,14 @@ Untrained networks need no downloaded file, and so no downloaded vocabulary eith
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import CorruptFileError, MissingDataError
+from bench.core.errors import CorruptFileError
 from bench.generators._weights.frozen import read_json
 
-PIECES = 49408
-"""Entries of CLIP's vocabulary."""
 MARKS = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -42,49 +37,17 @@ def tokenizer_from(folder: Path) -> Any:  # noqa: ANN401 - a transformers tokeni
 
 
 def clip_tokenizer() -> Any:  # noqa: ANN401 - a transformers tokenizer
-    """Return CLIP's own tokenizer, made from its 48,894 merges.
+    """Return CLIP's own tokenizer.
 
-    Raises:
-        MissingDataError: If the package that ships them lacks the file.
+    The vocabulary is that of `clip-anytorch`; the tokenizer is transformers', as in the published scripts. CLIP's own
+    gives the same numbers, but first mends broken encodings, typographic quotes, ligatures and HTML entities.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer(Path(folder), clip_merges())
-        return tokenizer_from(Path(folder))
+    from clip.simple_tokenizer import SimpleTokenizer
 
-
-def write_tokenizer(folder: Path, merges: Sequence[str]) -> None:
-    """Write `vocab.json` and `merges.txt` of a CLIP tokenizer: bytes, bytes that end a word, merges, two marks.
-
-    Args:
-        folder: Where.
-        merges: Pairs of pieces, most frequent first ("t h").
-    """
-    letters = _byte_letters()
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    pieces += MARKS
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-
-
-def _byte_letters() -> list[str]:
-    """Return a printable letter for each byte in the order of CLIP's vocabulary (Radford et al. 2019)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = 256 - len(printable)
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(others)]
-
-
-def clip_merges() -> list[str]:
-    """Return the 48,894 merges of CLIP's vocabulary, which its own package ships.
-
-    Raises:
-        MissingDataError: If the package lacks the file.
-    """
-    spec = importlib.util.find_spec("clip")  # not imported: that loads the whole package for one file
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    path = Path(folders[0] if folders else "clip") / "bpe_simple_vocab_16e6.txt.gz"
-    if not path.is_file():
-        raise MissingDataError(f"untrained weights need {path}, a file of the package clip-anytorch")
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    return lines[1 : PIECES - 2 * 256 - 2 + 1]
+    published = SimpleTokenizer()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "vocab.json").write_text(json.dumps(published.encoder))
+        merges = ["#version: 0.2", *(" ".join(pair) for pair in published.bpe_ranks), ""]
+        (folder / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+        return tokenizer_from(folder)

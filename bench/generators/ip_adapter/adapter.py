@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from bench.core.errors import CorruptFileError
-from bench.generators._weights.checkpoints import Checkpoint, Found
-from bench.generators._weights.frozen import frozen, pretrained, quiet, read_state, refuse_differences, seeded
-from bench.generators.stable_diffusion.networks import WIDTH, Networks
+from bench.generators._networks.published import TEXT_WIDTH, build, kind
+from bench.generators._networks.stable_diffusion import Networks
+from bench.generators._weights.checkpoints import Checkpoint, LocalCheckpoint
+from bench.generators._weights.frozen import frozen, quiet, read_state, refuse_other_shapes, seeded
 
 TOKENS = 16
 IMAGE_SIZE = 224
@@ -37,6 +38,7 @@ CHECKPOINT = Checkpoint(
 )
 _ADAPTER = "models/ip-adapter-plus_sd15"
 _ENCODER = "models/image_encoder"
+_TOWER = "CLIPVisionModelWithProjection"
 _EMBEDDING = 1280
 _VIT_H = {
     "hidden_size": _EMBEDDING,
@@ -76,7 +78,7 @@ class Adapter:
         return made.float()
 
 
-def load(found: Found, networks: Networks, scale: float) -> Adapter:
+def load(found: LocalCheckpoint, networks: Networks, scale: float) -> Adapter:
     """Load the published adapter into a UNet.
 
     Args:
@@ -87,18 +89,16 @@ def load(found: Found, networks: Networks, scale: float) -> Adapter:
     Raises:
         CorruptFileError: If a file cannot be read, or is not IP-Adapter-Plus for Stable Diffusion v1.
     """
-    from transformers import CLIPVisionModelWithProjection
-
-    safetensors, folder = found.safetensors(f"{_ENCODER}/"), found.folder / _ENCODER
-    dtype, device = networks.unet.dtype, networks.device
-    encoder = pretrained(CLIPVisionModelWithProjection, folder, safetensors, dtype, device)
+    encoder = found.network(kind(_TOWER), _ENCODER, networks.unet.dtype, networks.device)
     name = next(each for each in found.files if each.startswith(_ADAPTER))
     state = _nested(read_state(found.folder / name))
     # The plain IP-Adapter has the same two parts without the resampler's queries; the file's name need not tell.
     if "latents" not in state["image_proj"]:
         raise CorruptFileError(f"{found.folder / name} is not an IP-Adapter-Plus: image_proj has no 'latents'")
     expected = shapes(networks.unet, encoder.config.hidden_size, int(state["image_proj"]["latents"].shape[-1]))
-    _refuse_other_shapes(found, name, state, expected)
+    own = {f"{part}.{key}": shape for part, names in expected.items() for key, shape in names.items()}
+    came = {f"{part}.{key}": tuple(value.shape) for part, names in state.items() for key, value in names.items()}
+    refuse_other_shapes(found.folder / name, own, came)
     return _joined(networks, encoder, state, scale)
 
 
@@ -112,9 +112,7 @@ def untrained(networks: Networks, scale: float) -> Adapter:
 
 def build_encoder() -> Any:  # noqa: ANN401 - a transformers network
     """Return CLIP ViT-H/14's image tower at its published size, freshly initialised on the default device."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**_VIT_H))
+    return build(_TOWER, _VIT_H)
 
 
 def shapes(unet: nn.Module, embedding: int, dim: int) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -128,8 +126,8 @@ def shapes(unet: nn.Module, embedding: int, dim: int) -> dict[str, dict[str, tup
     # Attention is as wide as the resampler: its number of heads is that width over 64.
     proj: dict[str, tuple[int, ...]] = {"latents": (1, TOKENS, dim)}
     proj |= {"proj_in.weight": (dim, embedding), "proj_in.bias": (dim,)}
-    proj |= {"proj_out.weight": (WIDTH, dim), "proj_out.bias": (WIDTH,)}
-    proj |= {"norm_out.weight": (WIDTH,), "norm_out.bias": (WIDTH,)}
+    proj |= {"proj_out.weight": (TEXT_WIDTH, dim), "proj_out.bias": (TEXT_WIDTH,)}
+    proj |= {"norm_out.weight": (TEXT_WIDTH,), "norm_out.bias": (TEXT_WIDTH,)}
     for layer in range(DEPTH):
         attention, feed = f"layers.{layer}.0", f"layers.{layer}.1"
         norms = (f"{attention}.norm1", f"{attention}.norm2", f"{feed}.0")
@@ -140,7 +138,7 @@ def shapes(unet: nn.Module, embedding: int, dim: int) -> dict[str, dict[str, tup
     matrices: dict[str, tuple[int, ...]] = {}
     for place, width in enumerate(_cross_attention_widths(unet)):
         number = 2 * place + 1  # even numbers are the self-attentions, which have no weights of their own
-        matrices |= {f"{number}.to_{kind}_ip.weight": (width, WIDTH) for kind in ("k", "v")}
+        matrices |= {f"{number}.to_{kind}_ip.weight": (width, TEXT_WIDTH) for kind in ("k", "v")}
     return {"image_proj": proj, "ip_adapter": matrices}
 
 
@@ -175,21 +173,6 @@ def _nested(content: Mapping[str, object]) -> State:
         )
         state[part] = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
     return state
-
-
-def _refuse_other_shapes(
-    found: Found, name: str, state: State, expected: Mapping[str, Mapping[str, tuple[int, ...]]]
-) -> None:
-    """Compare a file's names and shapes with the published ones.
-
-    Raises:
-        CorruptFileError: If any differs.
-    """
-    own = {f"{part}.{key}": shape for part, names in expected.items() for key, shape in names.items()}
-    came = {f"{part}.{key}": tuple(value.shape) for part, names in state.items() for key, value in names.items()}
-    differing = [f"{key} {came[key]} instead of {own[key]}" for key in own if key in came and came[key] != own[key]]
-    lists = {"missing": [key for key in own if key not in came], "unknown": [key for key in came if key not in own]}
-    refuse_differences(found.folder / name, {**lists, "of another shape": differing})
 
 
 def _joined(networks: Networks, encoder: Any, state: State, scale: float) -> Adapter:  # noqa: ANN401

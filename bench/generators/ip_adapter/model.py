@@ -4,53 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
 
-from bench.generators._weights.checkpoints import CheckpointOptions, find, weights_digest, weights_size
-from bench.generators._weights.frozen import Precision, dtype_of, module_size
-from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators._diffusion.sampler import Conditions, generators_of, guided
+from bench.generators._diffusion.vae import pictures_of
+from bench.generators._networks.published import TEXT_TOKENS, TEXT_WIDTH
+from bench.generators._networks.stable_diffusion import (
+    CHECKPOINTS,
+    LATENT_SHAPE,
+    DrawingOptions,
+    build_parts,
+    networks,
+)
+from bench.generators._weights.checkpoints import find, weights_digest, weights_size
+from bench.generators._weights.frozen import module_size
+from bench.generators.base import RENDER_ONLY, Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.ip_adapter import adapter
 from bench.generators.ip_adapter.adapter import CHECKPOINT, DIM, IMAGE_SIZE, TOKENS, build_encoder, shapes
-from bench.generators.stable_diffusion.networks import CHECKPOINTS, WIDTH, build, networks
-from bench.generators.stable_diffusion.networks import TOKENS as TEXT_TOKENS
-from bench.generators.stable_diffusion.sampling import Condition, Plan, Sampler, sample
+from eval.pictures import CLIP_MEAN, CLIP_STD
 
-TOKENS_SHAPE = (TOKENS, WIDTH)
-_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
-_SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
-"""Of CLIP's training pictures, by channel."""
+TOKENS_SHAPE = (TOKENS, TEXT_WIDTH)
 _ENCODE_BATCH = 8
-_RENDER_ONLY = {"stage": "render"}
 
 
 @dataclass(frozen=True)
-class IpAdapterOptions(CheckpointOptions):
+class IpAdapterOptions(DrawingOptions):
     """What a recipe may set; the defaults are those of the published adapter's examples.
 
     Attributes:
-        model: Stable Diffusion under the adapter.
-        precision: Number format of the networks; `auto` is float16 on a GPU and float32 on a CPU.
-        sampler: DDIM without added noise, or PLMS.
-        steps: Denoising steps.
-        guidance: Weight of classifier-free guidance; 1 is none.
         scale: Weight of the image attention beside that of the text.
         prompt: Text where no `text` is given.
         negative_prompt: Text that guidance steers away from.
     """
 
-    model: Literal["v1.4", "v1.5"] = "v1.5"
-    precision: Precision = "auto"
-    sampler: Sampler = field(default="ddim", metadata=_RENDER_ONLY)
-    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=50, metadata=_RENDER_ONLY)
-    guidance: Annotated[float, Field(ge=0, le=100)] = field(default=7.5, metadata=_RENDER_ONLY)
-    scale: Annotated[float, Field(ge=0, le=2)] = field(default=1.0, metadata=_RENDER_ONLY)
-    prompt: str = field(default="", metadata=_RENDER_ONLY)
-    negative_prompt: str = field(default="", metadata=_RENDER_ONLY)
+    scale: Annotated[float, Field(ge=0, le=2)] = field(default=1.0, metadata=RENDER_ONLY)
+    prompt: str = field(default="", metadata=RENDER_ONLY)
+    negative_prompt: str = field(default="", metadata=RENDER_ONLY)
 
 
 class IpAdapter(Generator):
@@ -66,7 +60,7 @@ class IpAdapter(Generator):
     targets: ClassVar[Mapping[str, TargetSpec]] = {"tokens": TargetSpec(TOKENS_SHAPE)}
     inputs: ClassVar[Mapping[str, InputSpec]] = {
         "tokens": InputSpec(TOKENS_SHAPE, oracle="tokens"),
-        "text": InputSpec((TEXT_TOKENS, WIDTH), required=False),
+        "text": InputSpec((TEXT_TOKENS, TEXT_WIDTH), required=False),
     }
     trained_on: ClassVar[tuple[str, ...] | None] = (
         "laion-2b-en",
@@ -85,7 +79,7 @@ class IpAdapter(Generator):
         """
         super().__init__(options, device)
         found = None if options.untrained else find(CHECKPOINT, options)  # before gigabytes are read
-        self.networks = networks(options.model, options, dtype_of(options.precision, device), device)
+        self.networks = networks(options, device)
         self.adapter = (
             adapter.load(found, self.networks, options.scale)
             if found
@@ -94,9 +88,10 @@ class IpAdapter(Generator):
         with torch.no_grad():
             # Zeros after normalisation, as published: the mean colour of CLIP's training pictures, not black.
             zeros = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-            self.null = Condition(
-                self.networks.text_states([options.negative_prompt]), self.adapter.tokens(zeros)[:, None]
-            )
+            self.null: Conditions = {
+                "text": self.networks.text_states([options.negative_prompt]),
+                "tokens": self.adapter.tokens(zeros)[:, None],
+            }
             self.prompt = self.networks.text_states([options.prompt])
 
     @classmethod
@@ -110,7 +105,7 @@ class IpAdapter(Generator):
         if not options.untrained:
             return weights_size([CHECKPOINTS[options.model], CHECKPOINT], options)
         with torch.device("meta"):
-            vae, unet, text = build()
+            vae, unet, text = build_parts()
             encoder = build_encoder()
         # The adapter's own weights have no module before they are joined to a UNet: counted from their shapes.
         size = module_size([vae, unet, text, encoder])
@@ -133,6 +128,7 @@ class IpAdapter(Generator):
                 for name in names
             }
 
+    @torch.no_grad()
     def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Make pictures of 512 px from noise.
 
@@ -144,22 +140,20 @@ class IpAdapter(Generator):
             `(B, 3, 512, 512)` uint8 on the CPU.
 
         Raises:
-            ValueError: If tokens are missing, or inputs and seeds differ in number.
+            UnknownNameError: If there is no such input.
+            ValueError: If tokens are missing, or shapes, types, numbers or values cannot be right.
         """
-        if "tokens" not in inputs:
-            raise ValueError(f"ip-adapter renders from 'tokens', got {', '.join(inputs) or 'nothing'}")
-        for name, values in inputs.items():
-            if len(values) != len(seeds):
-                raise ValueError(f"ip-adapter: {len(values)} of input {name!r} for {len(seeds)} seeds")
-        count, chosen = len(seeds), self.options
-        # Strength 1: there is no start, so the whole schedule is taken.
-        plan = Plan(chosen.sampler, chosen.steps, 1.0, chosen.guidance)
-        text = inputs["text"] if "text" in inputs else self.prompt.expand(count, -1, -1)
-        condition = Condition(text.float().to(self.device), inputs["tokens"][:, None].float().to(self.device))
-        assert self.null.tokens is not None
-        null = Condition(self.null.text.expand(count, -1, -1), self.null.tokens.expand(count, -1, -1, -1))
-        with torch.no_grad():
-            return self.networks.pictures(sample(self.networks, plan, None, condition, null, seeds))
+        self.check_inputs(inputs, seeds)
+        count = len(seeds)
+        given = {
+            "text": inputs["text"].float().to(self.device) if "text" in inputs else self.prompt.expand(count, -1, -1),
+            "tokens": inputs["tokens"][:, None].float().to(self.device),
+        }
+        null = {name: states.expand(count, *states.shape[1:]) for name, states in self.null.items()}
+        guess = guided(self.networks.guess, null, given, self.options.guidance)
+        sampler = self.networks.sampler(self.options)
+        latents = sampler.draw(LATENT_SHAPE, generators_of(seeds), guess, self.device)
+        return pictures_of(self.networks.vae, latents, 1)
 
 
 def clip_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -167,6 +161,7 @@ def clip_pixels(images: torch.Tensor) -> torch.Tensor:
 
     Resized by Pillow, bicubic, as in CLIP's own preprocessing (Radford et al. 2021).
     """
+    mean, std = (np.array(values, dtype=np.float32) for values in (CLIP_MEAN, CLIP_STD))
     squares = []
     for image in images.permute(0, 2, 3, 1).numpy():
         picture = Image.fromarray(np.ascontiguousarray(image))
@@ -176,5 +171,5 @@ def clip_pixels(images: torch.Tensor) -> torch.Tensor:
         left, top = (width - IMAGE_SIZE) // 2, (height - IMAGE_SIZE) // 2
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         square = np.asarray(picture.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)), dtype=np.float32)
-        squares.append(torch.from_numpy(((square / 255 - _MEAN) / _SPREAD).transpose(2, 0, 1)))
+        squares.append(torch.from_numpy(((square / 255 - mean) / std).transpose(2, 0, 1)))
     return torch.stack(squares) if squares else torch.empty(0, 3, IMAGE_SIZE, IMAGE_SIZE)

@@ -15,6 +15,6 @@ another design:
 On one core a picture takes about 4 ms to encode, and about 20 ms to render with the default five denoising steps.
 """
 
-from bench.generators.tiny_diffusion.model import Options, TinyDiffusion
+from bench.generators.tiny_diffusion.model import TinyDiffusion, TinyDiffusionOptions
 
-__all__ = ["Options", "TinyDiffusion"]
+__all__ = ["TinyDiffusion", "TinyDiffusionOptions"]

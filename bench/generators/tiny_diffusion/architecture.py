@@ -1,15 +1,13 @@
-"""The networks of the tiny latent diffusion model, in diffusers format: a VAE, a UNet and a noise schedule.
+"""The networks of the tiny latent diffusion model, in diffusers format: a VAE and a UNet.
 
-A picture of 3 x 64 x 64 becomes a latent of 4 x 16 x 16. Sizes are chosen for a CPU: one decoded picture costs about
-7 ms of one core, one UNet step about 2 ms.
+Sizes are chosen for a CPU: one decoded picture costs about 7 ms of one core, one UNet step about 2 ms.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-PICTURE_SIZE = 64
-LATENT_SHAPE = (4, 16, 16)
+from bench.generators._networks.scene_latents import LATENT_SHAPE, PICTURE_SIZE, UNET
 
 
 def new_vae() -> Any:  # noqa: ANN401 - diffusers is imported only when a network is built
@@ -37,32 +35,9 @@ def new_unet() -> Any:  # noqa: ANN401 - see new_vae
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        sample_size=LATENT_SHAPE[1],
-        in_channels=LATENT_SHAPE[0],
-        out_channels=LATENT_SHAPE[0],
-        layers_per_block=1,
-        block_out_channels=(32, 64, 128),
+        **UNET,
         # Attention at 8 x 8: at 16 x 16 it would cost sixteen times as much.
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=16,
         attention_head_dim=32,
-    )
-
-
-def new_scheduler() -> Any:  # noqa: ANN401 - see new_vae
-    """Return the noise schedule: Stable Diffusion's betas (Rombach et al. 2022), v-prediction (Salimans & Ho 2022)."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        # Latents are not pixels: the default would clip them to [-1, 1].
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
     )

@@ -11,20 +11,19 @@ from pydantic import Field
 from torch.nn import functional
 
 from bench.core.errors import UnknownNameError
-from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.tiny_diffusion import latent_space
-from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE
-from bench.generators.tiny_diffusion.latent_space import STARTS, LatentSpace, check_counts, generators_of
+from bench.generators._diffusion.sampler import generators_of, noise_of
+from bench.generators._networks import scene_latents
+from bench.generators._networks.scene_latents import LATENT_SHAPE, STARTS, LatentSpace
+from bench.generators.base import RENDER_ONLY, Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 
 WEIGHTS = replace(
-    latent_space.WEIGHTS,
-    names=tuple(sorted((*latent_space.WEIGHTS.names, "unet/config.json", "unet/diffusion_pytorch_model.safetensors"))),
+    scene_latents.WEIGHTS,
+    names=tuple(sorted((*scene_latents.WEIGHTS.names, "unet/config.json", "unet/diffusion_pytorch_model.safetensors"))),
 )
-_RENDER_ONLY = {"stage": "render"}
 
 
 @dataclass(frozen=True)
-class Options:
+class TinyDiffusionOptions:
     """What a recipe may set; all of it is about rendering, none of it changes targets.
 
     Attributes:
@@ -34,9 +33,9 @@ class Options:
         eta: Noise added back at each step: 0 is DDIM, 1 is DDPM.
     """
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=10, metadata=_RENDER_ONLY)
-    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.5, metadata=_RENDER_ONLY)
-    eta: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, metadata=_RENDER_ONLY)
+    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=10, metadata=RENDER_ONLY)
+    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.5, metadata=RENDER_ONLY)
+    eta: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, metadata=RENDER_ONLY)
 
 
 class TinyDiffusion(Generator):
@@ -47,31 +46,30 @@ class TinyDiffusion(Generator):
     """
 
     version: ClassVar[int] = 2
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = TinyDiffusionOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latent": TargetSpec(LATENT_SHAPE)}
     inputs: ClassVar[Mapping[str, InputSpec]] = STARTS
     trained_on: ClassVar[tuple[str, ...] | None] = ("simulated-scenes",)
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: TinyDiffusionOptions, device: torch.device) -> None:
         """Load the shipped weights.
 
         Raises:
             MissingWeightsError: If a weight file is not there.
         """
         super().__init__(options, device)
-        WEIGHTS.check()
         from diffusers import UNet2DModel
 
         self.unet = WEIGHTS.load(UNet2DModel, "unet", device)
         self.space = LatentSpace(self.options.steps, self.options.strength, device)
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: TinyDiffusionOptions) -> str:
         """Return the sha256 over the weight files, names included; they are the same whatever the options."""
         return WEIGHTS.digest()
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: TinyDiffusionOptions) -> WeightsSize:
         """Return the size of VAE and UNet; they are the same whatever the options."""
         return WEIGHTS.size()
 
@@ -96,7 +94,8 @@ class TinyDiffusion(Generator):
             `(B, 3, 64, 64)` uint8 on the CPU.
 
         Raises:
-            ValueError: If not exactly one input is given, or its shape or values cannot be right.
+            UnknownNameError: If there is no such input.
+            ValueError: If not exactly one input is given, or its shape, type or values cannot be right.
         """
         with torch.no_grad():
             return self.space.decode(self._redrawn(inputs, seeds))
@@ -115,13 +114,13 @@ class TinyDiffusion(Generator):
             targets: `latent` `(B, 4, 16, 16)`.
             seeds: One a latent.
         """
-        latents, generators, scheduler = self._start(inputs, seeds), generators_of(seeds), self.space.scheduler
-        visited = torch.tensor(self.space.timesteps or [int(scheduler.timesteps[-1])])
+        latents, generators, sampler = self._start(inputs, seeds), generators_of(seeds), self.space.sampler
+        visited = torch.tensor(sampler.cut.taken or sampler.timesteps[-1:])
         # One draw a generator: the timestep of a latent must not depend on its neighbours in the batch.
         picks = torch.cat([torch.randint(len(visited), (1,), generator=g) for g in generators])
         steps = visited[picks].to(self.device)
-        noisy = scheduler.add_noise(latents, self.space.noise(generators), steps)
-        kept = scheduler.alphas_cumprod.to(self.device)[steps].view(-1, 1, 1, 1)
+        noisy = sampler.scheduler.add_noise(latents, noise_of(generators, LATENT_SHAPE, self.device), steps)
+        kept = sampler.scheduler.alphas_cumprod.to(self.device)[steps].view(-1, 1, 1, 1)
         # The UNet predicts velocity, of which this is the clean latent (Salimans & Ho 2022).
         clean = kept.sqrt() * noisy - (1 - kept).sqrt() * self.unet(noisy, steps).sample
         return functional.mse_loss(clean, targets["latent"].to(self.device))
@@ -149,10 +148,9 @@ class TinyDiffusion(Generator):
         for name in layers:
             if name not in modules:
                 raise UnknownNameError("layer", name, modules, "the UNet of 'tiny-diffusion'")
-        if wrong := [step for step in steps if not 0 <= step < len(self.space.timesteps)]:
-            raise ValueError(
-                f"trace: steps {wrong} are not among the {len(self.space.timesteps)} denoising steps taken"
-            )
+        count = len(self.space.sampler.cut.taken)
+        if wrong := [step for step in steps if not 0 <= step < count]:
+            raise ValueError(f"trace: steps {wrong} are not among the {count} denoising steps taken")
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
         hooks = [modules[name].register_forward_hook(_keep(seen[name])) for name in layers]
         try:
@@ -163,19 +161,16 @@ class TinyDiffusion(Generator):
                 hook.remove()
         for name, outputs in seen.items():
             # A module used twice a step, or not at all, would be taken for another step's state.
-            if len(outputs) != len(self.space.timesteps):
-                raise ValueError(
-                    f"trace: {name!r} gave {len(outputs)} tensors in {len(self.space.timesteps)} steps, not one a step"
-                )
+            if len(outputs) != count:
+                raise ValueError(f"trace: {name!r} gave {len(outputs)} tensors in {count} steps, not one a step")
         return {(name, step): seen[name][step] for name in layers for step in steps}
 
     def _start(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Return the latents that rendering starts from, checked."""
-        given = sorted(inputs)
-        if given not in (["latent"], ["image"]):
-            raise ValueError(f"tiny-diffusion renders from one of 'latent' and 'image', got {given}")
-        check_counts(inputs, seeds)
-        return self.space.start(given[0], inputs[given[0]])
+        self.check_inputs(inputs, seeds)
+        self.start_among(inputs, list(STARTS))
+        ((name, values),) = inputs.items()
+        return self.space.start(name, values)
 
     def _redrawn(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         """Return the denoised latents of inputs."""

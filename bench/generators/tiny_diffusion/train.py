@@ -10,9 +10,7 @@ the step counts and the number of threads. Training scenes come from designs tha
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.generators.tiny_diffusion.architecture import new_scheduler, new_unet, new_vae
-from bench.generators.tiny_diffusion.training import (
-    HELD_OUT_DESIGN,
-    batches,
-    follow,
-    learning_rate,
-    pictures,
-    pixel_correlation,
-    training_latents,
-)
+from bench.generators._networks import scene_training as training
+from bench.generators.tiny_diffusion.architecture import new_unet, new_vae
 
 VAE_BATCH = 16
 UNET_BATCH = 64
@@ -48,23 +38,14 @@ def train_vae(steps: int, seed: int, out: Path, save_every: int = 200) -> None:
     """
     torch.manual_seed(seed)
     vae = new_vae()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
-    started = time.monotonic()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 2e-3)
-        loss = vae_loss(vae, pictures(step * VAE_BATCH, VAE_BATCH))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            minutes = (time.monotonic() - started) / 60
-            score = round_trip(vae)
-            _LOG.info("vae %d/%d  loss %.4f  PixCorr %.4f  %.1f min", step + 1, steps, loss.detach(), score, minutes)
+    for at in training.optimise(
+        vae, steps, 2e-3, lambda step: vae_loss(vae, training.pictures(step * VAE_BATCH, VAE_BATCH)), save_every
+    ):
+        if at.due:
+            _LOG.info("vae %s  PixCorr %.4f", at, round_trip(vae))
             # Aside: a rough VAE in the real place would look like a finished one.
             vae.save_pretrained(out / "vae-rough", safe_serialization=True)
-    standardise(vae, pictures(0, 1024))
+    standardise(vae, training.pictures(0, 1024))
     # Half the bytes in the repository; it is loaded in float32 again.
     vae.half().save_pretrained(out / "vae", safe_serialization=True)
 
@@ -86,9 +67,9 @@ def vae_loss(vae: Any, batch: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - a
 @torch.no_grad()
 def round_trip(vae: Any, count: int = 128) -> float:  # noqa: ANN401 - see vae_loss
     """Return the PixCorr of decoded posterior means of held-out scenes with the scenes."""
-    truth = pictures(0, count, HELD_OUT_DESIGN)
+    truth = training.pictures(0, count, training.HELD_OUT_DESIGN)
     again = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in truth.split(32)])
-    return pixel_correlation(again.clamp(-1, 1), truth)
+    return training.pixel_correlation(again.clamp(-1, 1), truth)
 
 
 @torch.no_grad()
@@ -120,27 +101,20 @@ def train_unet(steps: int, seed: int, scenes: int, out: Path, save_every: int = 
         save_every: Steps between two reports with a usable version.
     """
     torch.manual_seed(seed + 1)
-    scheduler, unet = new_scheduler(), new_unet()
+    scheduler, unet = training.new_scheduler(), new_unet()
     average = new_unet().requires_grad_(False)
     average.load_state_dict(unet.state_dict())
     scheduler.save_pretrained(out / "scheduler")
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
-    latents, started, recent = training_latents(out, scenes), time.monotonic(), 1.0
+    latents = training.latents(out, scenes)
     _LOG.info("unet: %d latents, standard deviation %.3f", len(latents), float(latents.std()))
-    order = batches(len(latents), UNET_BATCH, steps, torch.Generator().manual_seed(seed))
-    for step, rows in enumerate(order):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 1.5e-3)
-        loss = diffusion_loss(unet, scheduler, latents[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+    order = training.batches(len(latents), UNET_BATCH, steps, torch.Generator().manual_seed(seed))
+    for at in training.optimise(
+        unet, steps, 1.5e-3, lambda _: diffusion_loss(unet, scheduler, latents[next(order)]), save_every
+    ):
         # A young average forgets faster, or it would keep the random weights it started from.
-        follow(average, unet, min(0.998, (step + 1) / (step + 20)))
-        recent += 0.01 * (float(loss.detach()) - recent)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            _LOG.info("unet %d/%d  loss %.4f  %.1f min", step + 1, steps, recent, (time.monotonic() - started) / 60)
+        training.follow(average, unet, min(0.998, at.step / (at.step + 19)))
+        if at.due:
+            _LOG.info("unet %s", at)
             half = new_unet().half()
             half.load_state_dict(average.state_dict())
             half.save_pretrained(out / "unet", safe_serialization=True)
@@ -157,21 +131,15 @@ def diffusion_loss(unet: Any, scheduler: Any, latents: torch.Tensor) -> torch.Te
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training; returns the exit status."""
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="weights folder")
-    arguments.add_argument("--stage", choices=("all", "vae", "unet"), default="all", help="what to train")
-    arguments.add_argument("--vae-steps", type=int, default=3200, help="batches of 16 scenes")
-    arguments.add_argument("--unet-steps", type=int, default=3000, help="batches of 64 latents")
-    arguments.add_argument("--scenes", type=int, default=16_000, help="training scenes of the UNet")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--threads", type=int, default=1)
-    chosen = arguments.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
-    if chosen.stage != "unet":
-        train_vae(chosen.vae_steps, chosen.seed, chosen.out)
-    if chosen.stage != "vae":
-        train_unet(chosen.unet_steps, chosen.seed, chosen.scenes, chosen.out)
+    options = training.parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 16_000)
+    options.add_argument("--stage", choices=("all", "vae", "unet"), default="all", help="what to train")
+    options.add_argument("--vae-steps", type=int, default=3200, help="batches of 16 scenes")
+    options.add_argument("--unet-steps", type=int, default=3000, help="batches of 64 latents")
+    given = training.begin(options, argv)
+    if given.stage != "unet":
+        train_vae(given.vae_steps, given.seed, given.out)
+    if given.stage != "vae":
+        train_unet(given.unet_steps, given.seed, given.scenes, given.out)
     return 0
 
 

@@ -19,6 +19,6 @@ chance is 50 %; PixCorr):
 On one core a picture takes about 5 ms to encode into text and tokens, and 40 ms to draw in five guided steps.
 """
 
-from bench.generators.tiny_guided.model import Options, TinyGuided
+from bench.generators.tiny_guided.model import TinyGuided, TinyGuidedOptions
 
-__all__ = ["Options", "TinyGuided"]
+__all__ = ["TinyGuided", "TinyGuidedOptions"]

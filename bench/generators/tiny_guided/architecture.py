@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE
+from bench.generators._networks.scene_latents import LATENT_SHAPE, UNET
 
 WIDTH = 64
 TEXT_SHAPE = (32, WIDTH)
@@ -29,15 +29,10 @@ def new_unet() -> Any:  # noqa: ANN401 - diffusers is imported only when a netwo
 
     return with_mixed_attention(
         UNet2DConditionModel(
-            sample_size=LATENT_SHAPE[1],
-            in_channels=LATENT_SHAPE[0],
-            out_channels=LATENT_SHAPE[0],
-            layers_per_block=1,
-            block_out_channels=(32, 64, 128),
+            **UNET,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             mid_block_type="UNetMidBlock2D",
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            norm_num_groups=16,
             attention_head_dim=4,
             cross_attention_dim=WIDTH,
         )

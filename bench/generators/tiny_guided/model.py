@@ -11,13 +11,13 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from bench.core.errors import BadDataError
+from bench.generators._diffusion.sampler import Conditions, Guess, guided
+from bench.generators._networks import scene_latents
+from bench.generators._networks.clip import mean_over_captions
+from bench.generators._networks.scene_latents import LATENT_SHAPE, STARTS, LatentSpace
 from bench.generators._weights.frozen import seeded
 from bench.generators._weights.shipped_files import WeightFiles
-from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.tiny_diffusion import latent_space
-from bench.generators.tiny_diffusion.architecture import LATENT_SHAPE
-from bench.generators.tiny_diffusion.latent_space import STARTS, Guess, LatentSpace, check_counts, checked
+from bench.generators.base import RENDER_ONLY, Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.tiny_guided.architecture import TEXT_SHAPE, TOKENS_SHAPE, ImageTokeniser, with_mixed_attention
 
 WEIGHTS = WeightFiles(
@@ -37,11 +37,10 @@ CONDITIONS = {
     "text": InputSpec(TEXT_SHAPE, oracle="text", required=False),
     "tokens": InputSpec(TOKENS_SHAPE, oracle="tokens", required=False),
 }
-_RENDER_ONLY = {"stage": "render"}
 
 
 @dataclass(frozen=True)
-class Options:
+class TinyGuidedOptions:
     """What a recipe may set; all of it is about rendering, none of it changes targets.
 
     Attributes:
@@ -53,10 +52,10 @@ class Options:
             (Versatile Diffusion's mixed ratio is the rest). It counts where both are given; one alone has all of it.
     """
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=8, metadata=_RENDER_ONLY)
-    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.8, metadata=_RENDER_ONLY)
-    guidance: Annotated[float, Field(ge=0, le=50)] = field(default=2.0, metadata=_RENDER_ONLY)
-    mixing: Annotated[float, Field(ge=0, le=1)] = field(default=0.4, metadata=_RENDER_ONLY)
+    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=8, metadata=RENDER_ONLY)
+    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.8, metadata=RENDER_ONLY)
+    guidance: Annotated[float, Field(ge=0, le=50)] = field(default=2.0, metadata=RENDER_ONLY)
+    mixing: Annotated[float, Field(ge=0, le=1)] = field(default=0.4, metadata=RENDER_ONLY)
 
 
 class TinyGuided(Generator):
@@ -69,7 +68,7 @@ class TinyGuided(Generator):
     """
 
     version: ClassVar[int] = 1
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = TinyGuidedOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {
         "latent": TargetSpec(LATENT_SHAPE),
         "text": TargetSpec(TEXT_SHAPE, needs=("captions",)),
@@ -78,42 +77,41 @@ class TinyGuided(Generator):
     inputs: ClassVar[Mapping[str, InputSpec]] = {**STARTS, **CONDITIONS}
     trained_on: ClassVar[tuple[str, ...] | None] = ("simulated-scenes",)
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: TinyGuidedOptions, device: torch.device) -> None:
         """Load the shipped weights.
 
         Raises:
             MissingWeightsError: If a weight file is not there.
         """
         super().__init__(options, device)
-        WEIGHTS.check()
         from diffusers import UNet2DConditionModel
         from tokenizers import Tokenizer
         from transformers import CLIPTextModel
 
         self.space = LatentSpace(self.options.steps, self.options.strength, device)
+        self.text_encoder = WEIGHTS.load(CLIPTextModel, "text_encoder", device)
         with seeded():  # the random weights that are replaced at once; the draws of others go on as they were
             unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(WEIGHTS.folder / "unet"))
             unet, tokeniser = with_mixed_attention(unet), ImageTokeniser()
         # Not by diffusers' own loader, which does not know the maps of `MixedAttention`.
         self.unet = WEIGHTS.fill(unet, "unet/diffusion_pytorch_model.safetensors", device)
         self.words = Tokenizer.from_file(str(WEIGHTS.folder / "tokenizer/tokenizer.json"))
-        self.text_encoder = WEIGHTS.load(CLIPTextModel, "text_encoder", device)
         self.tokeniser = WEIGHTS.fill(tokeniser, "image_tokeniser/model.safetensors", device)
         self.nulls = {"text": self._text([[""]]), "tokens": torch.zeros(1, *TOKENS_SHAPE, device=device)}
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: TinyGuidedOptions) -> str:
         """Return the sha256 of tiny-diffusion's VAE files and this model's own, whatever the options."""
         total = hashlib.sha256()
         # Latents and pictures depend on the other generator's VAE as much as on its own files.
-        for files in (latent_space.WEIGHTS, WEIGHTS):
+        for files in (scene_latents.WEIGHTS, WEIGHTS):
             total.update(bytes.fromhex(files.digest()))
         return total.hexdigest()
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: TinyGuidedOptions) -> WeightsSize:
         """Return the size of all networks, tiny-diffusion's VAE among them, whatever the options."""
-        vae, own = latent_space.WEIGHTS.size(), WEIGHTS.size()
+        vae, own = scene_latents.WEIGHTS.size(), WEIGHTS.size()
         return WeightsSize(vae.parameters + own.parameters, vae.bytes + own.bytes)
 
     def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -147,78 +145,46 @@ class TinyGuided(Generator):
             `(B, 3, 64, 64)` uint8 on the CPU.
 
         Raises:
-            ValueError: If nothing or both starts are given, or a shape or value cannot be right.
+            UnknownNameError: If there is no such input.
+            ValueError: If nothing or both starts are given, or a shape, type or value cannot be right.
         """
-        starts = _starts(inputs)
-        check_counts(inputs, seeds)
+        self.check_inputs(inputs, seeds)
+        start = self.start_among(inputs, list(STARTS))
         with torch.no_grad():
             guess = self._guided(inputs, len(seeds))
-            if not starts:
+            if start is None:
                 return self.space.decode(self.space.draw(seeds, guess))
-            start = self.space.start(starts[0], inputs[starts[0]])
-            return self.space.decode(self.space.redraw(start, seeds, guess))
+            return self.space.decode(self.space.redraw(self.space.start(start, inputs[start]), seeds, guess))
 
+    @torch.no_grad()
     def _text(self, captions: Sequence[Sequence[str]]) -> torch.Tensor:
-        """Return text tokens `(B, 32, 64)`, each the mean over a stimulus's captions.
+        """Return text tokens `(B, 32, 64)`, each the mean over a stimulus's captions."""
+        self.check_captions(captions)
+        return mean_over_captions(self._text_states, captions)
 
-        Raises:
-            BadDataError: If a stimulus has none.
-        """
-        if bare := [place for place, texts in enumerate(captions) if not texts]:
-            raise BadDataError(f"tiny-guided: text needs captions, and stimuli {bare[:5]} of this batch have none")
-        encoded = self.words.encode_batch([text for texts in captions for text in texts])
-        ids = torch.tensor([each.ids for each in encoded], device=self.device)
-        with torch.no_grad():
-            states = self.text_encoder(input_ids=ids).last_hidden_state
-        return torch.stack([each.mean(0) for each in states.split([len(texts) for texts in captions])])
+    def _text_states(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the last hidden states `(N, 32, 64)` of texts."""
+        ids = torch.tensor([each.ids for each in self.words.encode_batch(list(texts))], device=self.device)
+        states: torch.Tensor = self.text_encoder(input_ids=ids).last_hidden_state
+        return states
 
     def _guided(self, inputs: Mapping[str, torch.Tensor], count: int) -> Guess:
-        """Return the network that the conditions guide: `null + guidance * (conditioned - null)`."""
-        states = {name: self._condition(name, inputs, count) for name in CONDITIONS}
-        given = torch.cat([states["text"], states["tokens"]], dim=1)
-        null = torch.cat([self.nulls["text"], self.nulls["tokens"]], dim=1).expand(count, -1, -1)
-        share, scale = self._image_share(inputs), self.options.guidance
-        # Nothing to guide by, or the scale leaves one of the two alone: one pass is enough.
-        single = null if scale == 0 or not CONDITIONS.keys() & inputs else given if scale == 1 else None
+        """Return the network that the conditions guide; one that is not given is its null value."""
+        null = {name: self.nulls[name].expand(count, -1, -1) for name in CONDITIONS}
+        given = {name: inputs[name].float().to(self.device) if name in inputs else null[name] for name in CONDITIONS}
+        share = self._image_share(inputs)
 
-        def guess(latents: torch.Tensor, step: int) -> torch.Tensor:
-            if single is not None:
-                return self._velocity(latents, step, single, share)
-            both = self._velocity(torch.cat([latents, latents]), step, torch.cat([null, given]), share)
-            without, conditioned = both.chunk(2)
-            return without + scale * (conditioned - without)
+        def guess(latents: torch.Tensor, step: int, states: Conditions) -> torch.Tensor:
+            shares = torch.full((len(latents), 1, 1), share, device=self.device)
+            both = torch.cat([states["text"], states["tokens"]], dim=1)
+            made: torch.Tensor = self.unet(latents, step, both, cross_attention_kwargs={"image_share": shares}).sample
+            return made
 
-        return guess
-
-    def _velocity(self, latents: torch.Tensor, step: int, states: torch.Tensor, image_share: float) -> torch.Tensor:
-        """Return the velocity that the UNet predicts from noisy latents `(B, 4, 16, 16)` and states `(B, 40, 64)`."""
-        shares = torch.full((len(latents), 1, 1), image_share, device=self.device)
-        made = self.unet(latents, step, states, cross_attention_kwargs={"image_share": shares})
-        return made.sample
-
-    def _condition(self, name: str, inputs: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
-        """Return a condition `(B, T, 64)`, checked; its null value where it is not given."""
-        if name not in inputs:
-            return self.nulls[name].expand(count, -1, -1)
-        return checked(name, inputs[name], CONDITIONS[name].shape).to(self.device)
+        # With nothing to guide by, one pass is enough.
+        return guided(guess, null, given, self.options.guidance if CONDITIONS.keys() & inputs else 0.0)
 
     def _image_share(self, inputs: Mapping[str, torch.Tensor]) -> float:
         """Return the share of the image tokens: the option's, or all of it for a condition that comes alone."""
         if ("text" in inputs) == ("tokens" in inputs):
             return 1.0 - float(self.options.mixing)
         return float("tokens" in inputs)
-
-
-def _starts(inputs: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return which start is given, none or one.
-
-    Raises:
-        ValueError: If nothing at all is given, both starts, or something else.
-    """
-    allowed = [*STARTS, *CONDITIONS]
-    if not inputs or set(inputs) - set(allowed):
-        raise ValueError(f"tiny-guided renders from some of {allowed}, got {sorted(inputs)}")
-    starts = [name for name in STARTS if name in inputs]
-    if len(starts) > 1:
-        raise ValueError(f"tiny-guided starts from one of 'latent' and 'image', got both: {sorted(inputs)}")
-    return starts

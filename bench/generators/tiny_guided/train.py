@@ -11,10 +11,8 @@ by `--seed`, the step count and the number of threads.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +25,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.data.simulate.scenes.sampling import captions, sample_scene, stimulus_seed
-from bench.generators.tiny_diffusion.architecture import new_scheduler
-from bench.generators.tiny_diffusion.training import (
-    TRAINING_DESIGN,
-    batches,
-    follow,
-    learning_rate,
-    training_latents,
-)
+from bench.generators._networks import scene_training as training
+from bench.generators._networks.scene_latents import FOLDER as PARENT
 from bench.generators.tiny_guided.architecture import (
     TOKENS_SHAPE,
     ImageTokeniser,
@@ -46,7 +38,6 @@ from bench.generators.tiny_guided.architecture import (
 BATCH = 32
 DROPPED = 0.1
 """Share of the pictures that lose their text, and, drawn separately, their image tokens."""
-PARENT = Path(__file__).parent.parent / "tiny_diffusion" / "weights"
 _LOG = logging.getLogger(__name__)
 
 
@@ -117,26 +108,23 @@ def train(steps: int, seed: int, scenes: int, out: Path, save_every: int = 100) 
         save_every: Steps between two reports with a usable version.
     """
     torch.manual_seed(seed)
-    sentences = [captions(sample_scene(stimulus_seed(index, TRAINING_DESIGN))) for index in range(scenes)]
+    sentences = [captions(sample_scene(stimulus_seed(index, training.TRAINING_DESIGN))) for index in range(scenes)]
     words = new_words(text for texts in sentences for text in texts)
     ids = torch.tensor([[e.ids for e in words.encode_batch(texts)] for texts in sentences])
     empty = torch.tensor([words.encode("").ids])
-    networks, scheduler = Networks(words.get_vocab_size()), new_scheduler()
+    networks, scheduler = Networks(words.get_vocab_size()), training.new_scheduler()
     average = copy.deepcopy(networks).requires_grad_(False)
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
-    latents, started, recent = training_latents(PARENT, scenes), time.monotonic(), 1.0
-    for step, rows in enumerate(batches(scenes, BATCH, steps, torch.Generator().manual_seed(seed))):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 1.2e-3)
-        loss = diffusion_loss(networks, scheduler, draw_batch(latents[rows], ids[rows], empty))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        optimizer.step()
-        follow(average, networks, min(0.997, (step + 1) / (step + 20)))
-        recent += 0.01 * (float(loss.detach()) - recent)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            _LOG.info("%d/%d  loss %.4f  %.1f min", step + 1, steps, recent, (time.monotonic() - started) / 60)
+    latents = training.latents(PARENT, scenes)
+    order = training.batches(scenes, BATCH, steps, torch.Generator().manual_seed(seed))
+
+    def loss_of(step: int) -> torch.Tensor:
+        rows = next(order)
+        return diffusion_loss(networks, scheduler, draw_batch(latents[rows], ids[rows], empty))
+
+    for at in training.optimise(networks, steps, 1.2e-3, loss_of, save_every):
+        training.follow(average, networks, min(0.997, at.step / (at.step + 19)))
+        if at.due:
+            _LOG.info("%s", at)
             save(average, words, out)
 
 
@@ -164,16 +152,10 @@ def save(networks: Networks, words: Any, out: Path) -> None:  # noqa: ANN401 - a
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training; returns the exit status."""
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="weights folder")
-    arguments.add_argument("--steps", type=int, default=1400, help="batches of 32 scenes")
-    arguments.add_argument("--scenes", type=int, default=12_000, help="training scenes")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--threads", type=int, default=1)
-    chosen = arguments.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
-    train(chosen.steps, chosen.seed, chosen.scenes, chosen.out)
+    options = training.parser(__doc__.split("\n")[0], Path(__file__).parent / "weights", 12_000)
+    options.add_argument("--steps", type=int, default=1400, help="batches of 32 scenes")
+    given = training.begin(options, argv)
+    train(given.steps, given.seed, given.scenes, given.out)
     return 0
 
 

@@ -16,6 +16,6 @@ A checkpoint was loaded right if `python -m bench.generators.vdvae.rate FOLDER` 
 ImageNet's validation pictures; the paper has 3.52.
 """
 
-from bench.generators.vdvae.model import Options, Vdvae
+from bench.generators.vdvae.model import Vdvae, VdvaeOptions
 
-__all__ = ["Options", "Vdvae"]
+__all__ = ["Vdvae", "VdvaeOptions"]

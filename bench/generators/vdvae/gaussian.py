@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.generators._diffusion.sampler import generators_of, noise_of
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -54,13 +56,12 @@ class Noise:
             posterior: Whether they sample posteriors. A stimulus may be encoded and rendered with one seed, so the two
                 have streams of their own: rendering from true latents must not meet their noise again.
         """
-        self._streams = [torch.Generator().manual_seed((2 * int(seed) + posterior) % 2**63) for seed in seeds]
+        self._streams = generators_of([(2 * int(seed) + posterior) % 2**63 for seed in seeds])
         self._device = device
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Return the next standard normal numbers, `(B, *shape)` float32."""
-        # Picture by picture: one draw for the batch would tie a picture to its neighbours.
-        return torch.stack([torch.randn(tuple(shape), generator=stream) for stream in self._streams]).to(self._device)
+        return noise_of(self._streams, shape, self._device)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Return the next uniform numbers in [1e-5, 1 - 1e-5], `(B, *shape)` float32: the published code's range."""

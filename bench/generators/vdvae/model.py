@@ -17,7 +17,7 @@ from bench.generators._diffusion.resizing import resized
 from bench.generators._weights import checkpoints
 from bench.generators._weights.checkpoints import CheckpointOptions
 from bench.generators._weights.frozen import Precision, dtype_of, frozen, module_size
-from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators.base import RENDER_ONLY, Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
 from bench.generators.vdvae.architecture import (
     PICTURE_SIZE,
     PREDICTED_GROUPS,
@@ -35,11 +35,10 @@ GREY_DEVIATION = 69.37404
 RESAMPLING = Image.Resampling.BILINEAR
 """How the published script brings pictures to 64 x 64."""
 _BATCH = 16  # pictures in the network at once: bounds memory, changes no picture
-_RENDER_ONLY = {"stage": "render"}
 
 
 @dataclass(frozen=True)
-class Options(CheckpointOptions):
+class VdvaeOptions(CheckpointOptions):
     """What a recipe may set; the defaults are Brain-Diffuser's.
 
     Attributes:
@@ -50,20 +49,20 @@ class Options(CheckpointOptions):
     """
 
     precision: Precision = "float32"
-    temperature: Annotated[float, Field(gt=0, le=1)] = field(default=1.0, metadata=_RENDER_ONLY)
-    output: Literal["sample", "mean"] = field(default="sample", metadata=_RENDER_ONLY)
+    temperature: Annotated[float, Field(gt=0, le=1)] = field(default=1.0, metadata=RENDER_ONLY)
+    output: Literal["sample", "mean"] = field(default="sample", metadata=RENDER_ONLY)
 
 
 class Vdvae(Generator):
     """OpenAI's VDVAE, frozen: `latents` are the first 31 groups, flattened one after the other (`architecture`)."""
 
     version: ClassVar[int] = 2
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = VdvaeOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {"latents": TargetSpec((PREDICTED_NUMBERS,))}
     inputs: ClassVar[Mapping[str, InputSpec]] = {"latents": InputSpec((PREDICTED_NUMBERS,), oracle="latents")}
     trained_on: ClassVar[tuple[str, ...] | None] = ("imagenet-64",)
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: VdvaeOptions, device: torch.device) -> None:
         """Load the published weights.
 
         Raises:
@@ -75,14 +74,14 @@ class Vdvae(Generator):
         self.network: VeryDeepVAE = frozen(network, dtype_of(self.options.precision, device), device)
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: VdvaeOptions) -> str:
         """Return the sha256 of the checkpoint."""
         return checkpoints.weights_digest([CHECKPOINT], options)
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: VdvaeOptions) -> WeightsSize:
         """Return the size of the checkpoint, or of the published network where weights are random."""
-        if not options.untrained:  # type: ignore[attr-defined]
+        if not options.untrained:
             return checkpoints.weights_size([CHECKPOINT], options)
         with torch.device("meta"):
             return module_size([VeryDeepVAE()])
@@ -97,8 +96,9 @@ class Vdvae(Generator):
         self.check_targets(names)
         if not names:
             return {}
-        rows = _checked_seeds(seeds, len(stimuli.images))
-        parts = [self._posterior_sample(stimuli.images[part], rows[part]) for part in _parts(len(rows))]
+        if len(seeds) != len(stimuli.images):
+            raise ValueError(f"vdvae: {len(stimuli.images)} pictures but {len(seeds)} seeds")
+        parts = [self._posterior_sample(stimuli.images[part], seeds[part]) for part in _parts(len(seeds))]
         # Nothing to encode is no error: the empty tensor gives the shape.
         return {name: torch.cat([torch.zeros(0, PREDICTED_NUMBERS), *parts]) for name in names}
 
@@ -113,13 +113,13 @@ class Vdvae(Generator):
             `(B, 3, 64, 64)` uint8 on the CPU.
 
         Raises:
+            UnknownNameError: If there is no such input.
             ValueError: If anything but `latents` of that shape and finite values is given.
             BadDataError: If numbers overflow in half precision.
         """
-        latents = _checked_latents(inputs)
-        rows = _checked_seeds(seeds, len(latents))
+        self.check_inputs(inputs, seeds)
         size = (0, 3, PICTURE_SIZE, PICTURE_SIZE)
-        parts = [self._pictures(latents[part], rows[part]) for part in _parts(len(rows))]
+        parts = [self._pictures(inputs["latents"][part], seeds[part]) for part in _parts(len(seeds))]
         return torch.cat([torch.zeros(size, dtype=torch.uint8), *parts])
 
     @torch.no_grad()
@@ -174,22 +174,3 @@ def normalised(pictures: Tensor, device: torch.device) -> Tensor:
 def _parts(count: int) -> list[slice]:
     """Return slices of at most `_BATCH` rows."""
     return [slice(first, first + _BATCH) for first in range(0, count, _BATCH)]
-
-
-def _checked_seeds(seeds: Sequence[int], count: int) -> list[int]:
-    """Return the seeds, one a row."""
-    if len(seeds) != count:
-        raise ValueError(f"vdvae: {count} pictures but {len(seeds)} seeds")
-    return [int(seed) for seed in seeds]
-
-
-def _checked_latents(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the latents to render from."""
-    if list(inputs) != ["latents"]:
-        raise ValueError(f"vdvae renders from 'latents' alone, got {sorted(inputs)}")
-    latents = inputs["latents"]
-    if latents.ndim != 2 or latents.shape[1] != PREDICTED_NUMBERS:
-        raise ValueError(f"latents must be (B, {PREDICTED_NUMBERS}), got {tuple(latents.shape)}")
-    if not bool(torch.isfinite(latents).all()):
-        raise ValueError("latents hold NaN or infinite values")
-    return latents

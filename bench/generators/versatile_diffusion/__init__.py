@@ -16,6 +16,6 @@ Differences from Brain-Diffuser:
   the 256 levels lose one there; that is not repeated here.
 """
 
-from bench.generators.versatile_diffusion.model import Options, VersatileDiffusion
+from bench.generators.versatile_diffusion.model import VersatileDiffusion, VersatileDiffusionOptions
 
-__all__ = ["Options", "VersatileDiffusion"]
+__all__ = ["VersatileDiffusion", "VersatileDiffusionOptions"]

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.generators._networks.published import TEXT_TOKENS
 from bench.generators._weights.frozen import load_state
 
 VISION_TOKENS = 257
-TEXT_TOKENS = 77
-WIDTH = 768
 
 
 class DualAttention(nn.Module):

@@ -13,14 +13,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bench.core.errors import BadDataError
 from bench.generators._diffusion.resizing import resized
-from bench.generators.versatile_diffusion.dual import TEXT_TOKENS
+from bench.generators._networks.clip import token_ids
 
 PICTURE_SIZE = 512
 """Side to which the published feature script brings a picture before CLIP's own preprocessing."""
-CAPTIONS = 5
-"""Captions of a picture whose embeddings are averaged, at most: COCO has five of most pictures."""
 GREY = 127
 """The null condition's grey: their zeros in [-1, 1] become 127.5 of 255, of which CLIP's preprocessing kept 127."""
 _BATCH = 32
@@ -62,21 +59,6 @@ class Embeddings:
         parts = [self._text(list(captions[first : first + _BATCH])) for first in range(0, len(captions), _BATCH)]
         return torch.cat(parts).cpu()
 
-    def mean_text(self, captions: Sequence[Sequence[str]]) -> torch.Tensor:
-        """Return `(B, 77, 768)`: the mean over the first five captions of each picture, empty ones left out.
-
-        Raises:
-            BadDataError: If a picture has no caption.
-        """
-        kept = [[text for text in texts if text.strip()][:CAPTIONS] for texts in captions]
-        if bare := [place for place, texts in enumerate(kept) if not texts]:
-            raise BadDataError(
-                f"target 'text' of generator 'versatile-diffusion' needs captions: {len(bare)} of {len(kept)} stimuli "
-                f"of a batch have none, the first at place {bare[0]}"
-            )
-        tokens = self.text([text for texts in kept for text in texts])
-        return torch.stack([part.mean(0) for part in tokens.split([len(texts) for texts in kept])])
-
     def null_vision(self) -> torch.Tensor:
         """Return the tokens `(1, 257, 768)` of a grey picture: the published null condition."""
         return self.vision(torch.full((1, 3, PICTURE_SIZE, PICTURE_SIZE), GREY, dtype=torch.uint8))
@@ -107,10 +89,7 @@ class Embeddings:
 
     @torch.no_grad()
     def _text(self, captions: list[str]) -> torch.Tensor:
-        encoded = self._tokenizer(
-            captions, padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt"
-        )
         # No attention mask: CLIP was trained without, and its causal attention never looks at the padding.
-        output = self._text_encoder(encoded.input_ids.to(self._device))
+        output = self._text_encoder(token_ids(self._tokenizer, captions).to(self._device))
         tokens: torch.Tensor = self._text_encoder.text_projection(output.last_hidden_state)
         return tokens / output.text_embeds.unsqueeze(1).norm(dim=-1, keepdim=True)

@@ -5,31 +5,32 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 from PIL import Image
 from pydantic import Field
 
-from bench.core.errors import UnknownNameError
 from bench.generators._diffusion.resizing import resized
+from bench.generators._diffusion.sampler import Conditions, Sampler, generators_of, guided, noise_of, scheduler
+from bench.generators._diffusion.vae import pictures_of
+from bench.generators._networks.clip import mean_over_captions
+from bench.generators._networks.published import LATENT_CHANNELS, REDUCTION, TEXT_TOKENS, TEXT_WIDTH
 from bench.generators._weights.checkpoints import CheckpointOptions, weights_digest, weights_size
 from bench.generators._weights.frozen import Precision, dtype_of, module_size
-from bench.generators.base import Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
-from bench.generators.versatile_diffusion.architecture import PUBLISHED, build
-from bench.generators.versatile_diffusion.dual import TEXT_TOKENS, VISION_TOKENS, WIDTH, make_dual, twins
+from bench.generators.base import RENDER_ONLY, Generator, InputSpec, Stimuli, TargetSpec, WeightsSize
+from bench.generators.versatile_diffusion.dual import VISION_TOKENS, make_dual, twins
 from bench.generators.versatile_diffusion.embeddings import Embeddings
-from bench.generators.versatile_diffusion.parts import CHECKPOINT, load
-from bench.generators.versatile_diffusion.sampling import denoise, noise_of, schedule
+from bench.generators.versatile_diffusion.parts import CHECKPOINT, build_parts, load
 
-_NAME = "versatile-diffusion"
-_VISION, _TEXT = (VISION_TOKENS, WIDTH), (TEXT_TOKENS, WIDTH)
+CAPTIONS = 5
+"""Captions of a picture whose embeddings are averaged, at most: COCO has five of most pictures."""
+_VISION, _TEXT = (VISION_TOKENS, TEXT_WIDTH), (TEXT_TOKENS, TEXT_WIDTH)
 _VAE_BATCH = 4  # pictures at once through the VAE: at 512 pixels a picture's activations take 0.5 GB in float32
-_RENDER_ONLY = {"stage": "render"}
 
 
 @dataclass(frozen=True)
-class Options(CheckpointOptions):
+class VersatileDiffusionOptions(CheckpointOptions):
     """What a recipe may set; besides the weights, all of it is about rendering. Defaults are Brain-Diffuser's.
 
     Attributes:
@@ -41,12 +42,12 @@ class Options(CheckpointOptions):
         precision: Number format of UNet and VAE: half precision on a GPU unless set. CLIP always computes in float32.
     """
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=50, metadata=_RENDER_ONLY)
-    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.75, metadata=_RENDER_ONLY)
-    guidance: Annotated[float, Field(ge=0, le=50)] = field(default=7.5, metadata=_RENDER_ONLY)
-    mixing: Annotated[float, Field(ge=0, le=1)] = field(default=0.4, metadata=_RENDER_ONLY)
-    size: Annotated[int, Field(ge=64, le=1024, multiple_of=64)] = field(default=512, metadata=_RENDER_ONLY)
-    precision: Precision = field(default="auto", metadata=_RENDER_ONLY)
+    steps: Annotated[int, Field(ge=1, le=1000)] = field(default=50, metadata=RENDER_ONLY)
+    strength: Annotated[float, Field(ge=0, le=1)] = field(default=0.75, metadata=RENDER_ONLY)
+    guidance: Annotated[float, Field(ge=0, le=50)] = field(default=7.5, metadata=RENDER_ONLY)
+    mixing: Annotated[float, Field(ge=0, le=1)] = field(default=0.4, metadata=RENDER_ONLY)
+    size: Annotated[int, Field(ge=64, le=1024, multiple_of=64)] = field(default=512, metadata=RENDER_ONLY)
+    precision: Precision = field(default="auto", metadata=RENDER_ONLY)
 
 
 class VersatileDiffusion(Generator):
@@ -56,7 +57,7 @@ class VersatileDiffusion(Generator):
     """
 
     version: ClassVar[int] = 1
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = VersatileDiffusionOptions
     targets: ClassVar[Mapping[str, TargetSpec]] = {
         "vision": TargetSpec(_VISION),
         "text": TargetSpec(_TEXT, needs=("captions",)),
@@ -68,7 +69,7 @@ class VersatileDiffusion(Generator):
     }
     trained_on: ClassVar[tuple[str, ...] | None] = ("laion-2b-en", "laion-aesthetics", "open-images", "openai-wit")
 
-    def __init__(self, options: Options, device: torch.device) -> None:  # type: ignore[valid-type]
+    def __init__(self, options: VersatileDiffusionOptions, device: torch.device) -> None:
         """Load the networks and join the two UNets.
 
         Raises:
@@ -82,22 +83,22 @@ class VersatileDiffusion(Generator):
         self.unet, self.vae = parts.image_unet.eval(), parts.vae
         encoders = parts.image_encoder, parts.text_encoder
         self.embeddings = Embeddings(*encoders, parts.tokenizer, parts.mean, parts.std, device)
-        self.scheduler = parts.scheduler
-        self.schedule = schedule(self.scheduler, self.options.steps, self.options.strength)
+        steps, strength = self.options.steps, self.options.strength
+        self.sampler = Sampler(scheduler("ddim", parts.noise), steps, int(strength * steps))
 
     @classmethod
-    def weights_digest(cls, options: Options) -> str:  # type: ignore[valid-type]
+    def weights_digest(cls, options: VersatileDiffusionOptions) -> str:
         """Return the sha256 over the checkpoint's files, or that of untrained weights."""
         return weights_digest([CHECKPOINT], options)
 
     @classmethod
-    def weights_size(cls, options: Options) -> WeightsSize:  # type: ignore[valid-type]
+    def weights_size(cls, options: VersatileDiffusionOptions) -> WeightsSize:
         """Return the size of the checkpoint's weight files, or of the untrained networks."""
-        if not options.untrained:  # type: ignore[attr-defined]
+        if not options.untrained:
             return weights_size([CHECKPOINT], options)
         with torch.device("meta"):
-            networks = [build(part, config) for part, config in PUBLISHED.items()]
-            return module_size([*networks, *twins(networks[0]).values()])
+            networks = build_parts()
+            return module_size([*networks.values(), *twins(networks["image_unet"]).values()])
 
     def encode(self, stimuli: Stimuli, names: Sequence[str], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return CLIP's tokens: `vision` `(B, 257, 768)`, `text` `(B, 77, 768)`; they are no samples of anything.
@@ -109,9 +110,15 @@ class VersatileDiffusion(Generator):
         self.check_targets(names)
         made = {
             "vision": lambda: self.embeddings.vision(stimuli.images),
-            "text": lambda: self.embeddings.mean_text(stimuli.captions),
+            "text": lambda: self._text(stimuli.captions),
         }
         return {name: made[name]() for name in names}
+
+    def _text(self, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+        """Return `(B, 77, 768)`: the mean over the first five captions of each picture, empty ones left out."""
+        kept = [[text for text in texts if text.strip()][:CAPTIONS] for texts in captions]
+        self.check_captions(kept)
+        return mean_over_captions(self.embeddings.text, kept)
 
     @torch.no_grad()
     def render(self, inputs: Mapping[str, torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
@@ -126,67 +133,47 @@ class VersatileDiffusion(Generator):
 
         Raises:
             UnknownNameError: If there is no such input.
-            ValueError: If none is given, or shapes, types or values cannot be right.
+            ValueError: If none is given, or shapes, types, numbers or values cannot be right.
         """
-        _check(inputs, len(seeds))
-        # Stacking no noise would fail further down.
-        if not seeds:
-            return torch.zeros(0, 3, self.options.size, self.options.size, dtype=torch.uint8)
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        if "image" in inputs:
-            start, timesteps = self._noised(inputs["image"], generators), self.schedule.taken
+        self.check_inputs(inputs, seeds)
+        generators = generators_of(seeds)
+        null = {name: value.expand(len(seeds), -1, -1).to(self.device) for name, value in self._null.items()}
+        # A condition that is not given equals its null one, so guidance follows the other alone.
+        given = {name: inputs[name].to(self.device).float() if name in inputs else null[name] for name in null}
+        guess = guided(self._guess, null, given, self.options.guidance)
+        if "image" in inputs and seeds:
+            latents = self.sampler.redraw(self._sampled(inputs["image"], generators), generators, guess)
         else:
-            start = noise_of(generators, self.options.size, self.device)
-            timesteps = tuple(int(step) for step in self.scheduler.timesteps)
-        conditions = self._conditions(inputs, len(seeds))
-        return self._decode(denoise(self.unet, self.scheduler, timesteps, start, conditions, self.options.guidance))
+            latents = self.sampler.draw(self._shape, generators, guess, self.device)
+        return pictures_of(self.vae, latents, _VAE_BATCH)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Shape of a picture's latent."""
+        return (LATENT_CHANNELS, self.options.size // REDUCTION, self.options.size // REDUCTION)
+
+    def _guess(self, latents: torch.Tensor, step: int, states: Conditions) -> torch.Tensor:
+        """Return the dual-guided UNet's noise prediction in float32: guidance multiplies differences of near numbers.
+
+        Args:
+            latents: `(B, 4, h, w)`.
+            step: Timestep.
+            states: `vision` `(B, 257, 768)` and `text` `(B, 77, 768)`.
+        """
+        tokens = torch.cat([states["vision"], states["text"]], dim=1).to(self.dtype)
+        made: torch.Tensor = self.unet(latents.to(self.dtype), step, encoder_hidden_states=tokens).sample
+        return made.float()
 
     @functools.cached_property
     def _null(self) -> dict[str, torch.Tensor]:
         """The null conditions, `(1, tokens, 768)` each."""
         return {"vision": self.embeddings.null_vision(), "text": self.embeddings.null_text()}
 
-    def _conditions(self, inputs: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
-        """Return `(2B, 257 + 77, 768)`: the null condition of every picture, then the given ones."""
-        null = {name: value.expand(count, -1, -1) for name, value in self._null.items()}
-        # A condition that is not given equals its null one, so guidance follows the other alone.
-        given = {name: inputs[name].cpu().float() if name in inputs else null[name] for name in null}
-        both = [torch.cat([each["vision"], each["text"]], dim=1) for each in (null, given)]
-        return torch.cat(both).to(self.device)
-
-    def _noised(self, images: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Return latents of pictures, sampled from the VAE's posterior and noised to where denoising starts."""
+    def _sampled(self, images: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Return scaled latents of pictures, as in the published script sampled from the VAE's posterior."""
         pixels = resized(images, self.options.size, Image.Resampling.BICUBIC).float() / 127.5 - 1
         posteriors = [
             self.vae.encode(part.to(self.device, self.dtype)).latent_dist for part in pixels.split(_VAE_BATCH)
         ]
         mean, std = (torch.cat([getattr(p, name).float() for p in posteriors]) for name in ("mean", "std"))
-        # A sample of the posterior, as in the published script, by each picture's own generator.
-        sample = mean + std * noise_of(generators, self.options.size, self.device)
-        level = torch.full((len(images),), self.schedule.noised, device=self.device)
-        noise = noise_of(generators, self.options.size, self.device)
-        return cast("torch.Tensor", self.scheduler.add_noise(sample * self.vae.config.scaling_factor, noise, level))
-
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the pictures of latents, `(B, 3, size, size)` uint8 on the CPU."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.dtype)
-        pixels = torch.cat([self.vae.decode(part).sample.float().cpu() for part in scaled.split(_VAE_BATCH)])
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def _check(inputs: Mapping[str, torch.Tensor], count: int) -> None:
-    """Check what is given to render; see there."""
-    if not inputs:
-        raise ValueError(f"{_NAME} renders from any of {', '.join(VersatileDiffusion.inputs)}; none is given")
-    for name, values in inputs.items():
-        if name not in VersatileDiffusion.inputs:
-            raise UnknownNameError("input", name, VersatileDiffusion.inputs, f"generator {_NAME!r}")
-        spec, got = VersatileDiffusion.inputs[name], f"got {tuple(values.shape)} {values.dtype}"
-        if spec.kind == "picture" and (values.ndim != 4 or values.shape[1] != 3 or values.dtype != torch.uint8):
-            raise ValueError(f"{_NAME}: {name} must be (B, 3, H, W) uint8, {got}")
-        if spec.kind == "latent" and (tuple(values.shape[1:]) != spec.shape or not values.is_floating_point()):
-            raise ValueError(f"{_NAME}: {name} must be (B, {', '.join(map(str, spec.shape))}) of floats, {got}")
-        if len(values) != count:
-            raise ValueError(f"{_NAME}: {len(values)} inputs {name!r} but {count} seeds")
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"{_NAME}: {name} holds NaN or infinite values")
+        return (mean + std * noise_of(generators, self._shape, self.device)) * self.vae.config.scaling_factor

@@ -15,19 +15,21 @@ import torch
 from torch import nn
 
 from bench.core.errors import CorruptFileError
-from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, find
-from bench.generators._weights.frozen import frozen, pretrained, read_json, read_state, seeded
+from bench.generators._diffusion.sampler import NOISE
+from bench.generators._networks import published
+from bench.generators._weights.checkpoints import Checkpoint, CheckpointOptions, LocalCheckpoint, find
+from bench.generators._weights.frozen import frozen, read_json, read_state, seeded
 from bench.generators._weights.tokenizer import clip_tokenizer, tokenizer_from
-from bench.generators.versatile_diffusion.architecture import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    PUBLISHED,
-    build,
-    build_scheduler,
-    kind,
-)
-from bench.generators.versatile_diffusion.dual import TEXT_TOKENS, VISION_TOKENS, WIDTH, load_twins, twins
-from bench.generators.versatile_diffusion.sampling import LATENT_CHANNELS, REDUCTION
+from bench.generators.versatile_diffusion.dual import VISION_TOKENS, load_twins, twins
+from eval.pictures import CLIP_MEAN, CLIP_STD
+
+PUBLISHED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "image_unet": ("UNet2DConditionModel", published.UNET),
+    "vae": ("AutoencoderKL", {**published.VAE, "sample_size": 256}),
+    "image_encoder": ("CLIPVisionModelWithProjection", published.CLIP_VISION),
+    "text_encoder": ("CLIPTextModelWithProjection", published.CLIP_TEXT),
+}
+"""Class and configuration of each network of `shi-labs/versatile-diffusion`."""
 
 # The repository holds PyTorch's own format; safetensors serve those who have converted it.
 WEIGHTS: Mapping[str, tuple[str, str]] = {
@@ -66,7 +68,7 @@ class Parts:
         image_encoder: `CLIPVisionModelWithProjection`.
         text_encoder: `CLIPTextModelWithProjection`.
         tokenizer: `CLIPTokenizer`.
-        scheduler: `DDIMScheduler`.
+        noise: Configuration of the noise schedule.
         mean: Of the pixels that the image encoder was trained with, R, G, B in [0, 1].
         std: Likewise.
     """
@@ -77,7 +79,7 @@ class Parts:
     image_encoder: Any
     text_encoder: Any
     tokenizer: Any
-    scheduler: Any
+    noise: Mapping[str, Any]
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -98,39 +100,40 @@ def load(options: CheckpointOptions, dtype: torch.dtype, device: torch.device) -
         return _untrained(dtype, device)
     found = find(CHECKPOINT, options)
     networks = {
-        part: pretrained(kind(part), found.folder / part, found.safetensors(f"{part}/"), _format(part, dtype), device)
-        for part in PUBLISHED
+        part: found.network(published.kind(name), part, _format(part, dtype), device)
+        for part, (name, _) in PUBLISHED.items()
     }
     noise = read_json(found.folder / _SCHEDULER)
-    _refuse_other_models(found.folder, {part: network.config for part, network in networks.items()}, noise)
+    _refuse_other_models(found, networks, noise)
     texts = twins(networks["image_unet"])
     # The one file that is read by hand: of the text UNet only the attention blocks are needed.
     path = next(path for path in found.tensors() if path.parent.name == "text_unet")
     load_twins(texts, cast("Mapping[str, torch.Tensor]", read_state(path)), path)
     mean, std = _pixel_statistics(found.folder / _PIXELS)
+    texts = {name: frozen(block, dtype, device) for name, block in texts.items()}
     return Parts(
-        **networks,
-        texts={name: frozen(block, dtype, device) for name, block in texts.items()},
-        tokenizer=tokenizer_from(found.folder / "tokenizer"),
-        scheduler=build_scheduler(noise),
-        mean=mean,
-        std=std,
+        **networks, texts=texts, tokenizer=tokenizer_from(found.folder / "tokenizer"), noise=noise, mean=mean, std=std
     )
+
+
+def build_parts() -> dict[str, Any]:
+    """Return the networks at their published size by name, freshly initialised on the default device."""
+    return {part: published.build(*each) for part, each in PUBLISHED.items()}
 
 
 def _untrained(dtype: torch.dtype, device: torch.device) -> Parts:
     """Return parts of the published sizes with seeded random weights."""
     with seeded():
         # One seed over all parts in this order, which is part of what `untrained` means.
-        networks = {part: build(part, config) for part, config in PUBLISHED.items()}
+        networks = build_parts()
         texts = twins(networks["image_unet"])
     return Parts(
         **{part: frozen(network, _format(part, dtype), device) for part, network in networks.items()},
         texts={name: frozen(block, dtype, device) for name, block in texts.items()},
         tokenizer=clip_tokenizer(),
-        scheduler=build_scheduler({}),
-        mean=PIXEL_MEAN,
-        std=PIXEL_STD,
+        noise=NOISE,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
     )
 
 
@@ -153,23 +156,17 @@ def _pixel_statistics(path: Path) -> tuple[Sequence[float], Sequence[float]]:
     return cast("Sequence[float]", mean), cast("Sequence[float]", std)
 
 
-def _refuse_other_models(folder: Path, configs: Mapping[str, Any], noise: Mapping[str, Any]) -> None:
+def _refuse_other_models(found: LocalCheckpoint, networks: Mapping[str, Any], noise: Mapping[str, Any]) -> None:
     """Refuse networks of the same classes whose outward shapes are another model's.
 
     Raises:
         CorruptFileError: Naming what came and what Versatile Diffusion has.
     """
-    unet, vae, image, text = (configs[part] for part in ("image_unet", "vae", "image_encoder", "text_encoder"))
-    facts = {
-        "latent channels": (vae.latent_channels, LATENT_CHANNELS),
-        "pixels a latent": (2 ** (len(vae.block_out_channels) - 1), REDUCTION),
-        "UNet input channels": (unet.in_channels, LATENT_CHANNELS),
-        "cross-attention width": (unet.cross_attention_dim, WIDTH),
+    image, text = networks["image_encoder"].config, networks["text_encoder"].config
+    own = {
         "picture tokens": ((image.image_size // image.patch_size) ** 2 + 1, VISION_TOKENS),
-        "picture token width": (image.projection_dim, WIDTH),
-        "caption tokens": (text.max_position_embeddings, TEXT_TOKENS),
-        "caption token width": (text.projection_dim, WIDTH),
-        "prediction type": (noise.get("prediction_type", "epsilon"), "epsilon"),
+        "picture token width": (image.projection_dim, published.TEXT_WIDTH),
+        "caption token width": (text.projection_dim, published.TEXT_WIDTH),
     }
-    if wrong := [f"{name} {came} instead of {own}" for name, (came, own) in facts.items() if came != own]:
-        raise CorruptFileError(f"{folder} is not Versatile Diffusion: {'; '.join(wrong)}")
+    configs = {"unet": networks["image_unet"].config, "vae": networks["vae"].config, "text": text}
+    published.refuse_other_model(found.folder, "Versatile Diffusion", configs, noise, own)
