@@ -16,6 +16,7 @@ import pytest
 from bench import cli
 from bench.cli import STAGES
 from bench.core import registry
+from eval.plugins import base as plugins
 from eval.protocols import base as protocols
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +134,7 @@ def test_stages_are_joined_by_the_sweep_alone():
 LISTED = {
     "encoders": lambda: registry.found("encoder"),
     "eval/protocols": protocols.names,
+    "eval/plugins": plugins.names,
     "bench/generators": lambda: registry.found("generator"),
     "bench/data/datasets": lambda: registry.found("dataset"),
 }
