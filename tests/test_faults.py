@@ -66,7 +66,9 @@ def own_sweep(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     seen: set[own_processes.Process] = set()
     with log.open("wb") as output:
         command = [sys.executable, str(ROOT / "bench" / "sweep.py"), *argv]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=ROOT)
+        # A shell that runs the tests in the background leaves them deaf to Ctrl-C, and so what they start.
+        hearing = ["env", "--default-signal=INT", *command]
+        process = subprocess.Popen(hearing, env=environment, stdout=output, stderr=output, cwd=ROOT)
         try:
             yield process
             # Before the driver is gone: its workers are found as its descendants only.
