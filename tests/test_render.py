@@ -184,7 +184,7 @@ def test_single_pictures_over_http(serve_running, port, expected):
             "'seed'": post(port, npz(latent=latents[0])),
             "must be (1, 4, 16, 16)": post(port, npz(latent=latents[0, :2], seed=1)),
             "unknown input 'latnt'": post(port, npz(latnt=latents[0], seed=1)),
-            "one of 'latent' and 'image'": post(
+            "starts from one of latent, image": post(
                 port, npz(latent=latents[0], image=np.zeros((3, 64, 64), np.uint8), seed=1)
             ),
         }
