@@ -22,7 +22,7 @@ from bench.fitting.inputs import FitInputs
 from bench.fitting.plan import DataDigests, plan_stage
 from bench.fitting.trial import run_fit
 from bench.prepare import main
-from bench.recipes.base import HeadSpec, Stage
+from bench.recipes.parts import HeadSpec, Stage
 
 TARGET = "tiny-diffusion.latent"
 CASES = {

@@ -22,7 +22,7 @@ from bench.core.storage import Folder
 from bench.fitting.inputs import FitInputs
 from bench.fitting.plan import plan_stage
 from bench.fitting.trial import loaded_encoder, run_fit
-from bench.recipes.base import HeadSpec, Stage
+from bench.recipes.parts import HeadSpec, Stage
 from encoders.base import Head, Runtime, assemble
 from encoders.ridge import Ridge, RidgeOptions
 from encoders.ridge.penalties import folds_by_stimulus

@@ -68,7 +68,7 @@ def copy_repository(target: Path) -> Path:
 
 def digest_of(repository: Path) -> str:
     """The source digest of a copy, computed by the copy."""
-    code = "from bench import identity; print(identity.source_digest())"
+    code = "from bench.core import identity; print(identity.source_digest())"
     environment = {**plain_environment(), "PYTHONPATH": str(repository)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=repository, env=environment, capture_output=True, text=True, check=True

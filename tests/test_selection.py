@@ -19,7 +19,7 @@ from bench.generators.base import Stimuli
 from bench.generators.choice import GeneratorChoice
 from bench.recipes.checks import check_recipe
 from bench.recipes.parts import HeadSpec, Node, Select
-from bench.rendering import graph, graph_select, selection
+from bench.rendering import graph, selection
 from bench.rendering.requests import Request, Source
 from bench.rendering.selection import Space, best, encoded, group_means, similarities
 
@@ -92,7 +92,7 @@ def calls(monkeypatch):
         return np.stack([np.random.default_rng(int(p.flat[0])).standard_normal((4, 16, 16)) for p in pictures])
 
     monkeypatch.setattr(graph, "render", fake_render)
-    monkeypatch.setattr(graph_select.selection, "encoded", fake_encoded)
+    monkeypatch.setattr(selection, "encoded", fake_encoded)
     return made, asked
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from bench import render as stage
 from bench.core import cluster
 from bench.core.storage import Folder
 from bench.generators.choice import GeneratorChoice
+from bench.rendering import jobs
 
 BATCH = 32
 
 
-def job_of(pictures: int) -> stage.RenderJob:
+def job_of(pictures: int) -> jobs.RenderJob:
     """Return a job of random latents into a new folder."""
     rng = np.random.default_rng(0)
     keys = pa.table(
@@ -34,10 +34,10 @@ def job_of(pictures: int) -> stage.RenderJob:
     )
     latents = rng.standard_normal((pictures, 4, 16, 16)).astype(np.float32)
     out = Folder.at(tempfile.mkdtemp(prefix="reconbench-perf-"))
-    return stage.RenderJob("tiny-diffusion", {}, keys, {"latent": latents}, np.arange(pictures), out, {"perf": 1})
+    return jobs.RenderJob("tiny-diffusion", {}, keys, {"latent": latents}, np.arange(pictures), out, {"perf": 1})
 
 
-def bare(generator: object, job: stage.RenderJob) -> float:
+def bare(generator: object, job: jobs.RenderJob) -> float:
     """Return pictures a second of the generator called in a loop."""
     latents, started = torch.from_numpy(job.inputs["latent"]), time.monotonic()
     for first in range(0, len(latents), BATCH):
@@ -64,7 +64,7 @@ def main() -> None:
     with running(), deployed(chosen, scale) as handle:
         for number in range(given.rounds + 1):
             job = job_of(given.pictures)
-            plan = stage._planned(job, chosen, BATCH, None)
+            plan = jobs._planned(job, chosen, BATCH, None)
             run_plans(handle, [plan], scale, BATCH, None)
             served, alone = job.out.read_json("images.json")["images_per_s"], bare(generator, job)
             job.out.delete()
