@@ -136,6 +136,6 @@ def test_a_rerun_renders_nothing(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("finished pictures were rendered again")
 
-    monkeypatch.setattr("bench.rendering.client.run_plans", never)
+    monkeypatch.setattr("bench.rendering.jobs.run_plans", never)
     (again,) = render_graphs([Request(shipped, source)], runs, 0, 2, 1, idle)
     assert again == images

@@ -94,7 +94,7 @@ def test_rerun_repeats_nothing(finished: Path, tiny_shards: Folder, monkeypatch:
         raise AssertionError("finished work was repeated")
 
     monkeypatch.setattr("bench.fitting.search._tune", never)
-    monkeypatch.setattr("bench.rendering.client.run_plans", never)
+    monkeypatch.setattr("bench.rendering.jobs.run_plans", never)
     monkeypatch.setattr("bench.score.write_score", never)
     assert run(arguments(tiny_shards, finished)) == 0
     after = files(finished)
