@@ -12,7 +12,7 @@ from tiny_system import keys
 from bench.core import registry
 from bench.core.seeds import picture_seed
 from bench.core.storage import Folder
-from bench.data.shards.pictures import claim, read_images, write_images
+from bench.data.shards.pictures import ImageSet, claim, read_images, write_images
 from bench.recipes.base import Recipe
 from bench.recipes.parts import HeadSpec, Node, Stage
 from bench.rendering import graph
@@ -69,7 +69,7 @@ def runs(tmp_path) -> Folder:
     return Folder.at(tmp_path / "runs")
 
 
-def walk(runs: Folder, *requests: Request, seed: int = 0) -> list[graph.Images]:
+def walk(runs: Folder, *requests: Request, seed: int = 0) -> list[ImageSet]:
     return render_graphs(requests, runs, seed, 32, None, lambda units=1, note="": None)
 
 

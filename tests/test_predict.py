@@ -154,7 +154,9 @@ def test_a_rerun_predicts_nothing(tiny, runs, plan, shown, monkeypatch):
 def test_the_identity_changes_with_what_matters(tiny, plan, shown, monkeypatch):
     job = Prediction(plan, 1, shown, post=("restandardise", "other"))
     other_fit = dataclasses.replace(plan, seed=1)
-    monkeypatch.setattr(stage.post, "STEPS", {**stage.post.STEPS, "other": PostStep(1, False, lambda p, t: p)})
+    monkeypatch.setattr(
+        stage.post_steps, "STEPS", {**stage.post_steps.STEPS, "other": PostStep(1, False, lambda p, t: p)}
+    )
     changes = [
         {"plan": other_fit},
         {"subject": 2},
@@ -165,7 +167,9 @@ def test_the_identity_changes_with_what_matters(tiny, plan, shown, monkeypatch):
         {"post": ("other", "restandardise")},
     ]
     ids = [job.id, *(dataclasses.replace(job, **change).id for change in changes)]
-    monkeypatch.setattr(stage.post, "STEPS", {**stage.post.STEPS, "other": PostStep(2, False, lambda p, t: p)})
+    monkeypatch.setattr(
+        stage.post_steps, "STEPS", {**stage.post_steps.STEPS, "other": PostStep(2, False, lambda p, t: p)}
+    )
     assert len({*ids, job.id}) == len(changes) + 2
     assert Prediction(dataclasses.replace(plan), 1, list(shown)).id == Prediction(plan, 1, shown).id
 

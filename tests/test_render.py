@@ -32,6 +32,7 @@ from bench.core.storage import Folder
 from bench.data.shards.columns import to_column
 from bench.data.shards.pictures import SEAL, part_name, read_images, seal, write_images, write_part
 from bench.generators.choice import GeneratorChoice
+from bench.rendering import jobs
 from bench.rendering.jobs import RenderJob, render
 
 COUNT = 21
@@ -141,7 +142,7 @@ def test_a_killed_replica_changes_nothing(serve_running, tmp_path, expected):
                 os.kill(first, signal.SIGKILL)
                 killed.append(first)
 
-        plan = stage._planned(job, chosen, 2, None)
+        plan = jobs._planned(job, chosen, 2, None)
         run_plans(handle, [plan], Scale(replicas=1), 2, advance)
         assert killed and handle.describe.remote().result()["pid"] != first
     assert same(read_images(job.out)[1], expected)
@@ -279,11 +280,11 @@ def test_batches_cover_exactly_what_is_missing():
     rng = np.random.default_rng(3)
     for size in (1, 3, 7, 100):
         missing = rng.random(50) < 0.6
-        batches = stage._batches(missing, size)
+        batches = jobs._batches(missing, size)
         covered = [row for batch in batches for row in range(batch.first, batch.stop)]
         assert covered == np.flatnonzero(missing).tolist()
         assert all(1 <= batch.stop - batch.first <= size for batch in batches)
-    assert stage._batches(np.zeros(5, bool), 2) == ()
+    assert jobs._batches(np.zeros(5, bool), 2) == ()
 
 
 def test_written_and_read_images(tmp_path):

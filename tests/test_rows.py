@@ -31,7 +31,7 @@ from bench.scoring import systems
 from bench.scoring.controls import control_entries
 from bench.scoring.entries import Entry
 from bench.scoring.systems import System, generators, lineage, only_subject, system_entry
-from bench.sweeping.gallery import gallery
+from bench.sweeping.gallery import GALLERY_IMAGES, gallery
 
 COUNT = 12
 PICTURES = ScoredPictures("nsd-sim", ("simulated:3",))
@@ -216,7 +216,7 @@ def test_the_page_shows_fixed_pictures_beside_the_truth(row, tiny, runs, tested,
     better = {s: stored(runs, keys(s, tested[s]), true_pictures(tiny.data, tested[s]), best=s) for s in SUBJECTS}
     other = Entry("other", "system", None, {1: better[1]})
     items = gallery({"a": row, "b": other}, tiny.data, tested)
-    places = [round(i) for i in np.linspace(0, COUNT - 1, systems.GALLERY_IMAGES)]
+    places = [round(i) for i in np.linspace(0, COUNT - 1, GALLERY_IMAGES)]
     shown = [tested[1][place] for place in places]
     assert [(item.subject, item.stimulus) for item in items] == [(s, stimulus) for s in SUBJECTS for stimulus in shown]
     alone = gallery({"b": other}, tiny.data, tested)
