@@ -97,13 +97,18 @@ def test_the_score_is_the_mean_correlation_over_targets_of_validation_trials(run
 
 def test_the_record_is_written_last(runs, monkeypatch):
     plan, order = plan_of(), []
-    write = Folder.write_bytes
+    write, upload = Folder.write_bytes, Folder.upload
 
     def noted(self, name, content):
         order.append(f"{self.uri.rpartition(plan.id)[2]}/{name}")
         write(self, name, content)
 
+    def noted_upload(self, directory):
+        upload(self, directory)
+        order.extend(f"{self.uri.rpartition(plan.id)[2]}/{name}" for name in self.files())
+
     monkeypatch.setattr(Folder, "write_bytes", noted)
+    monkeypatch.setattr(Folder, "upload", noted_upload)
     fit(plan, runs)
     assert order[-1] == f"/{FIT_RECORD}"
     assert order[0] == "/plan.json"
