@@ -41,10 +41,15 @@ def precomputed(
     folder, key = runs / "precompute", cache_key(encoder, plan)
     if not folder.exists(f"{key}.npz"):
         # One process of this machine and user at a time; the system frees the lock of one that is killed.
-        with FileLock(Path(tempfile.gettempdir()) / f"reconbench-{os.getuid()}-{key}.lock"):
-            # Asked again under the lock: whoever held it before may just have written the file.
-            if not folder.exists(f"{key}.npz"):
-                return _computed(encoder, data, heads, folder, f"{key}.npz")
+        lock = Path(tempfile.gettempdir()) / f"reconbench-{os.getuid()}-{key}.lock"
+        with FileLock(lock):
+            try:
+                # Asked again under the lock: whoever held it before may just have written the file.
+                if not folder.exists(f"{key}.npz"):
+                    return _computed(encoder, data, heads, folder, f"{key}.npz")
+            finally:
+                # The arrays are there: it does not matter that those who wait and those who come lock two files now.
+                lock.unlink(missing_ok=True)
     # Never unpickled: the folder may be shared with others.
     with np.load(io.BytesIO(folder.read_bytes(f"{key}.npz")), allow_pickle=False) as arrays:
         return dict(arrays)
